@@ -1,0 +1,7 @@
+//! The `aios-mesh` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    aios_mesh::mesh::main()
+}

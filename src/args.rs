@@ -1,0 +1,282 @@
+//! Reading flags and environment variables: the value types the settings share, and errors that
+//! fit one line.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, Parser};
+
+use crate::program::Failure;
+use crate::wire;
+
+/// Reads the settings from the command line and the environment. `--help` and `--version` print
+/// and end the process.
+///
+/// # Errors
+/// One line (exit code 2) that names the flag or variable, its value and what is allowed.
+pub fn parse<S: Parser>() -> Result<S, Failure> {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let command = without_empty_variables(S::command());
+    let result = command
+        .clone()
+        .try_get_matches_from(&argv)
+        .and_then(|mut matches| S::from_arg_matches_mut(&mut matches));
+    result.map_err(|e| match e.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            e.exit();
+        }
+        _ => Failure::usage(one_line(&e, &command, &argv)),
+    })
+}
+
+/// The settings that `argv` gives with no variable set: flags and defaults alone.
+///
+/// # Errors
+/// As [`parse`].
+pub fn without_environment<S: Parser>(argv: &[&str]) -> Result<S, Failure> {
+    S::command()
+        .mut_args(|arg| arg.env(None::<&'static str>))
+        .try_get_matches_from(argv)
+        .and_then(|mut matches| S::from_arg_matches_mut(&mut matches))
+        .map_err(|e| Failure::usage(e.to_string()))
+}
+
+/// The name this process was started under.
+#[must_use]
+pub fn program_name() -> String {
+    std::env::args_os()
+        .next()
+        .and_then(|path| {
+            std::path::Path::new(&path)
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        })
+        .unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())
+}
+
+/// Compose files and unit files set variables to nothing to mean "not set"; so it is read here.
+fn without_empty_variables(command: Command) -> Command {
+    command
+        .mut_args(|arg| match arg.get_env() {
+            Some(name) if std::env::var_os(name).is_some_and(|value| value.is_empty()) => {
+                arg.env(None::<&'static str>)
+            }
+            _ => arg,
+        })
+        .mut_subcommands(without_empty_variables)
+}
+
+fn one_line(error: &clap::Error, command: &Command, argv: &[OsString]) -> String {
+    let text = error.to_string();
+    let mut line = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .to_owned();
+    // What is missing stands on the lines below.
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
+    {
+        line = format!("missing: {}", missing.join(", "));
+    }
+    // So do the values there are.
+    if let Some(ContextValue::Strings(allowed)) = error.get(ContextKind::ValidValue)
+        && !allowed.is_empty()
+    {
+        line = format!("{line}: allowed is {}", allowed.join(", "));
+    }
+    if let Some(variable) = variable_at_fault(error, command, argv) {
+        line = format!("{line} (from the variable {variable})");
+    }
+    format!("{line}; see --help")
+}
+
+/// clap names the flag even where the value came from its variable.
+fn variable_at_fault(error: &clap::Error, command: &Command, argv: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(usage)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = usage.split_whitespace().next()?;
+    let on_the_command_line = argv.iter().any(|arg| {
+        let arg = arg.to_string_lossy();
+        arg == flag || arg.starts_with(&format!("{flag}="))
+    });
+    if on_the_command_line {
+        return None;
+    }
+    find_variable(command, flag)
+}
+
+fn find_variable(command: &Command, named: &str) -> Option<String> {
+    command
+        .get_arguments()
+        .find(|arg| match arg.get_long() {
+            Some(long) => named == format!("--{long}"),
+            None => named == format!("[{}]", arg.get_id().as_str().to_uppercase()),
+        })
+        .and_then(|arg| arg.get_env())
+        .filter(|name| std::env::var_os(name).is_some())
+        .map(|name| name.to_string_lossy().into_owned())
+        .or_else(|| {
+            command
+                .get_subcommands()
+                .find_map(|sub| find_variable(sub, named))
+        })
+}
+
+/// A duration as `500ms`, `5s` or `2m`.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    millis
+        .zip(number.parse::<u64>().ok())
+        .and_then(|(unit, number)| number.checked_mul(unit))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "allowed is a duration like 500ms, 5s or 2m".to_owned())
+}
+
+/// A parser for a [`duration`] within `range`.
+pub fn duration_within(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let value = duration(text)?;
+        if range.contains(&value) {
+            Ok(value)
+        } else {
+            Err(format!(
+                "allowed is {} to {}",
+                show_duration(*range.start()),
+                show_duration(*range.end())
+            ))
+        }
+    }
+}
+
+/// `duration` as it would be typed.
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    match millis {
+        0 => "0s".to_owned(),
+        m if m % 60_000 == 0 => format!("{}m", m / 60_000),
+        m if m % 1_000 == 0 => format!("{}s", m / 1_000),
+        m => format!("{m}ms"),
+    }
+}
+
+/// A port number, 0 for any free one.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn port(text: &str) -> Result<u16, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| "allowed is 0 (any free port) to 65535".to_owned())
+}
+
+/// A finite number.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn level(text: &str) -> Result<f64, String> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|level: &f64| level.is_finite())
+        .ok_or_else(|| "allowed is a finite number".to_owned())
+}
+
+/// An address or name to listen on; IPv6 with or without brackets.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn host(text: &str) -> Result<String, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    wire::check_host(bare)
+        .map_err(|why| format!("{why}; allowed is an IP address or a host name"))?;
+    Ok(bare.to_owned())
+}
+
+/// Short text as discovery takes it: at most 255 bytes, no control characters.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn text(text: &str) -> Result<String, String> {
+    wire::check_text(text)?;
+    Ok(text.to_owned())
+}
+
+/// The name of the host this runs on.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Prints to stdout; a reader that has gone away (`| head -1`) is no error of ours.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in [
+            "",
+            "5",
+            "s",
+            "-5s",
+            "5 s",
+            "5h",
+            "1.5s",
+            "99999999999999999999s",
+            "18446744073709551615m",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_shown_as_it_would_be_typed() {
+        for text in ["500ms", "1500ms", "5s", "90s", "2m"] {
+            let typed = duration(text).map(show_duration);
+            assert_eq!(typed.as_deref(), Ok(text));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What discovery counts, and how Prometheus reads it.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use crate::exposition::{self, Gauges};
+
+/// Discovery's counters.
+pub(super) struct Metrics {
+    registry: Registry,
+    gauges: Gauges,
+    peers: prometheus::IntGauge,
+    pub(super) registrations: prometheus::IntCounter,
+    heartbeats: IntCounterVec,
+    departures: IntCounterVec,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+}
+
+/// How a heartbeat was answered.
+#[derive(Clone, Copy)]
+pub(super) enum BeatResult {
+    Ok,
+    Unknown,
+    Fenced,
+}
+
+/// Why a peer is gone.
+#[derive(Clone, Copy)]
+pub(super) enum Reason {
+    Deregistered,
+    Reaped,
+    Replaced,
+}
+
+impl Metrics {
+    pub(super) fn new(id: &str) -> prometheus::Result<Self> {
+        let registry = exposition::registry(id)?;
+        let metrics = Self {
+            gauges: Gauges::new(&registry)?,
+            peers: exposition::register(
+                &registry,
+                prometheus::IntGauge::new("aios_cell_peers_count", "Peers registered."),
+            )?,
+            registrations: exposition::register(
+                &registry,
+                prometheus::IntCounter::new(
+                    "aios_discovery_registrations_total",
+                    "Registrations taken.",
+                ),
+            )?,
+            heartbeats: exposition::register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "aios_discovery_heartbeats_total",
+                        "Heartbeats by result: ok, unknown (404) or fenced (409).",
+                    ),
+                    &["result"],
+                ),
+            )?,
+            departures: exposition::register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "aios_discovery_departures_total",
+                        "Peers gone by reason: deregistered, reaped or replaced.",
+                    ),
+                    &["reason"],
+                ),
+            )?,
+            requests: exposition::register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "aios_discovery_requests_total",
+                        "Requests answered by route and status; what was refused before it was a request has the route refused.",
+                    ),
+                    &["route", "status"],
+                ),
+            )?,
+            durations: exposition::register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "aios_discovery_request_duration_seconds",
+                        "Time from a whole request to its rendered reply, by route.",
+                    )
+                    .buckets(vec![
+                        0.000_025, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.01, 0.025, 0.1, 0.25, 1.0,
+                    ]),
+                    &["route"],
+                ),
+            )?,
+            registry,
+        };
+        // Series exist from the start, so that a rate over their first rise is seen.
+        for result in [BeatResult::Ok, BeatResult::Unknown, BeatResult::Fenced] {
+            metrics.heartbeats.with_label_values(&[result.label()]);
+        }
+        for reason in [Reason::Deregistered, Reason::Reaped, Reason::Replaced] {
+            metrics.departures.with_label_values(&[reason.label()]);
+        }
+        Ok(metrics)
+    }
+
+    pub(super) fn heartbeat(&self, result: BeatResult) {
+        self.heartbeats.with_label_values(&[result.label()]).inc();
+    }
+
+    pub(super) fn departure(&self, reason: Reason) {
+        self.departures.with_label_values(&[reason.label()]).inc();
+    }
+
+    pub(super) fn request(&self, route: &str, status: u16, took: Duration) {
+        self.requests
+            .with_label_values(&[route, &status.to_string()])
+            .inc();
+        let duration: Histogram = self.durations.with_label_values(&[route]);
+        duration.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn refused(&self, status: u16) {
+        self.requests
+            .with_label_values(&["refused", &status.to_string()])
+            .inc();
+    }
+
+    /// The text Prometheus reads. Discovery has no primitives of its own: where the dashboards
+    /// expect them it shows its level.
+    pub(super) fn render(&self, level: f64, uptime: Duration, peers: usize) -> Vec<u8> {
+        self.gauges.set(level, [level; 4], uptime);
+        self.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+        exposition::render(&self.registry)
+    }
+}
+
+impl BeatResult {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+impl Reason {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Deregistered => "deregistered",
+            Self::Reaped => "reaped",
+            Self::Replaced => "replaced",
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Role 1: keeps the list of cells.
+//!
+//! [`Discovery`] guards the pure [`Registry`] and the clock its leases run on with one `Mutex`;
+//! whatever they say is logged and counted after the lock is free again. `routes` turns requests
+//! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock.
+
+mod clock;
+mod metrics;
+mod reaper;
+mod routes;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::http::{self, Limits, Listener, Server};
+use crate::program::{self, Failure};
+use crate::registry::{self, Accepted, Change, List, Now, Refused, Registry, Renewal};
+use crate::shutdown::Latch;
+use crate::wire::{Heartbeat, Instance, Registration, host_port};
+use clock::LeaseClock;
+use metrics::{BeatResult, Metrics, Reason};
+
+pub use settings::Settings;
+
+/// The lease clock ticks at least this often.
+const TICK: Duration = Duration::from_secs(1);
+/// How long requests in flight get at a stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the routes and the reaper share.
+struct Discovery {
+    settings: Settings,
+    my_host: String,
+    epoch: String,
+    started: Instant,
+    metrics: Metrics,
+    /// The map and the clock are one: a reading of the clock is used before another is taken, so
+    /// that time in the map never runs backwards. Held for one operation on the map, never while
+    /// anything is read, written, rendered or logged.
+    map: Mutex<Map>,
+}
+
+struct Map {
+    registry: Registry,
+    clock: LeaseClock,
+}
+
+impl Discovery {
+    fn new(settings: Settings) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let registry = Registry::new(registry::Limits {
+            stale_after: settings.stale_after,
+            max_peers: settings.max_peers,
+        });
+        let metrics = Metrics::new(&settings.id)
+            .map_err(|e| Failure::new(format!("cannot set up the metrics: {e}")))?;
+        let epoch = getrandom::u64()
+            .map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;
+        Ok(Self {
+            my_host: settings.my_host(),
+            epoch: format!("{epoch:016x}"),
+            started,
+            metrics,
+            map: Mutex::new(Map {
+                registry,
+                clock: LeaseClock::new(tick_every(&settings), Duration::ZERO),
+            }),
+            settings,
+        })
+    }
+
+    /// Runs one operation on the map, at the moment it has the lock.
+    fn with_map<T>(&self, operation: impl FnOnce(&mut Registry, Now) -> T) -> T {
+        let mut map = self.lock();
+        let now = Now {
+            lease: map.clock.read(self.started.elapsed()),
+            wall: SystemTime::now(),
+        };
+        operation(&mut map.registry, now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Map> {
+        // Operations on the map do not panic half way; should one, the rest still serves.
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
+        let accepted = self.with_map(|map, now| map.register(registration, now))?;
+        self.metrics.registrations.inc();
+        let facts = &accepted.facts;
+        let id = &facts.cell_id;
+        if let Change::Replaced(departure) = &accepted.change {
+            self.metrics.departure(Reason::Replaced);
+            log::info!(
+                "Replaced peer: {id} at {}, silent for {:.1}s",
+                host_port(&departure.facts.ip, departure.facts.port),
+                departure.silent_for.as_secs_f64()
+            );
+        }
+        log::info!(
+            "Registered peer: {id} at {} (branch: {})",
+            host_port(&facts.ip, facts.port),
+            facts.branch
+        );
+        Ok(accepted)
+    }
+
+    fn heartbeat(&self, beat: &Heartbeat) -> Result<Renewal, Refused> {
+        let result = self.with_map(|map, now| map.heartbeat(beat, now));
+        match &result {
+            Ok(_) => self.metrics.heartbeat(BeatResult::Ok),
+            Err(Refused::Unknown) => {
+                self.metrics.heartbeat(BeatResult::Unknown);
+                log::info!("Heartbeat from unknown peer: {}", beat.cell_id);
+            }
+            Err(refused) => {
+                self.metrics.heartbeat(BeatResult::Fenced);
+                log::warn!("Refused a heartbeat of {}: {refused}", beat.cell_id);
+            }
+        }
+        result
+    }
+
+    fn deregister(&self, id: &str, instance: Option<&Instance>) -> Result<(), Refused> {
+        match self.with_map(|map, now| map.deregister(id, instance, now)) {
+            Ok(departure) => {
+                self.metrics.departure(Reason::Deregistered);
+                log::info!("Peer deregistered gracefully: {}", departure.facts.cell_id);
+                Ok(())
+            }
+            Err(refused) => {
+                log::info!("Refused to deregister {id}: {refused}");
+                Err(refused)
+            }
+        }
+    }
+
+    fn peers(&self) -> usize {
+        self.lock().registry.len()
+    }
+
+    /// The peers, when that was, and for how long discovery still settles.
+    fn list(&self) -> (List, SystemTime, Option<Duration>) {
+        let (list, now) = self.with_map(|map, now| (map.list(), now));
+        (list, now.wall, self.settling_at(now))
+    }
+
+    fn settling(&self) -> Option<Duration> {
+        self.settling_at(self.with_map(|_, now| now))
+    }
+
+    /// A discovery that starts knows nobody. Whoever is alive has had time to say so after one
+    /// stale threshold; until then its list is no truth.
+    fn settling_at(&self, now: Now) -> Option<Duration> {
+        let age = now.lease.since(registry::LeaseTime::default());
+        self.settings
+            .stale_after
+            .checked_sub(age)
+            .filter(|left| !left.is_zero())
+    }
+}
+
+fn tick_every(settings: &Settings) -> Duration {
+    settings.reap_every.min(TICK)
+}
+
+/// A discovery that runs until [`Running::stop`].
+pub struct Running {
+    server: Server,
+    reaper: JoinHandle<()>,
+    stop_reaper: Latch,
+}
+
+/// Starts discovery on the address its settings name.
+///
+/// # Errors
+/// One line when it cannot listen or cannot get what it needs from the system.
+pub fn start(settings: Settings) -> Result<Running, Failure> {
+    let max_connections = http::connections(settings.max_connections)?;
+    let limits = Limits::new(max_connections, settings.idle_timeout);
+    let listener = Listener::bind(&settings.host, settings.port)?;
+    log::info!("listening on http://{}", listener.address());
+    log::info!("discovery with {settings} max-connections={max_connections}");
+
+    let discovery = Arc::new(Discovery::new(settings)?);
+    let stop_reaper = Latch::new();
+    let cannot = |e: std::io::Error| Failure::new(format!("cannot start a thread: {e}"));
+    let reaper = reaper::start(Arc::clone(&discovery), stop_reaper.clone()).map_err(cannot)?;
+    let server = Server::start(listener, limits, discovery).map_err(cannot)?;
+    Ok(Running {
+        server,
+        reaper,
+        stop_reaper,
+    })
+}
+
+impl Running {
+    /// The address that is listened on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Stops: no new connections, requests in flight are answered, but nobody is waited for
+    /// longer than `at_most`.
+    pub fn stop(self, at_most: Duration) {
+        self.server.stop(at_most);
+        self.stop_reaper.set();
+        // It ends the process before it ends any other way.
+        let _ = self.reaper.join();
+    }
+}
+
+/// Runs discovery until the latch is set, or asks one that runs already (`--check`).
+///
+/// # Errors
+/// One line when it cannot be started, or when the check fails.
+pub fn run(settings: Settings, latch: &Latch) -> Result<(), Failure> {
+    if settings.check {
+        return http::check(&settings.host, settings.port);
+    }
+    let discovery = start(settings)?;
+    program::notify(&sd_notify::NotifyState::Ready);
+    latch.wait();
+    program::notify(&sd_notify::NotifyState::Stopping);
+    log::info!("stopping");
+    discovery.stop(DRAIN);
+    log::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! The thread that takes out who is stale, and ticks the clock leases run on.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::metrics::Reason;
+use super::{Discovery, tick_every};
+use crate::program;
+use crate::shutdown::Latch;
+
+/// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
+const AT_ONCE: usize = 256;
+
+/// Starts the thread; it ends when the latch is set.
+pub(super) fn start(discovery: Arc<Discovery>, stop: Latch) -> io::Result<JoinHandle<()>> {
+    program::spawn_vital("reaper", move || run(&discovery, &stop))
+}
+
+fn run(discovery: &Discovery, stop: &Latch) {
+    let tick_every = tick_every(&discovery.settings);
+    let reap_every = discovery.settings.reap_every;
+    let mut next_tick = discovery.started + tick_every;
+    let mut next_pass = discovery.started + reap_every;
+    while !stop.wait_until(next_tick.min(next_pass)) {
+        tick(discovery);
+        next_tick = Instant::now() + tick_every;
+        if Instant::now() >= next_pass {
+            pass(discovery);
+            // Passes that were missed in a pause are not made up for.
+            while next_pass <= Instant::now() {
+                next_pass += reap_every;
+            }
+        }
+    }
+}
+
+fn tick(discovery: &Discovery) {
+    let stood_still = discovery.lock().clock.tick(discovery.started.elapsed());
+    if !stood_still.is_zero() {
+        log::warn!(
+            "discovery was not running for {:.1}s; leases are longer by that much",
+            stood_still.as_secs_f64()
+        );
+    }
+}
+
+fn pass(discovery: &Discovery) {
+    loop {
+        let departures = discovery.with_map(|map, now| map.reap(now.lease, AT_ONCE));
+        for departure in &departures {
+            discovery.metrics.departure(Reason::Reaped);
+            log::info!(
+                "Reaping stale peer {} (age: {:.1}s)",
+                departure.facts.cell_id,
+                departure.silent_for.as_secs_f64()
+            );
+        }
+        if departures.len() < AT_ONCE {
+            return;
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What discovery answers: method, path and body in, a reply out. No socket, no thread.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use super::Discovery;
+use super::settings::Settings;
+use crate::exposition;
+use crate::http::{Handler, Method, Reply, Request};
+use crate::registry::Refused;
+use crate::wire::{self, Heartbeat, Instance, Registration};
+
+/// The paths discovery knows.
+enum Route<'a> {
+    Register,
+    Heartbeat,
+    Peer(Cow<'a, str>),
+    Unregister(Cow<'a, str>),
+    Peers,
+    Health,
+    Ready,
+    Metrics,
+}
+
+impl<'a> Route<'a> {
+    fn find(mut segments: Vec<Cow<'a, str>>) -> Option<Self> {
+        let last = segments.pop()?;
+        let first = segments.pop();
+        if !segments.is_empty() {
+            return None;
+        }
+        Some(match (first.as_deref(), last.as_ref()) {
+            (None, "register") => Self::Register,
+            (None, "heartbeat") => Self::Heartbeat,
+            (None, "peers") => Self::Peers,
+            (None, "health") => Self::Health,
+            (None, "ready") => Self::Ready,
+            (None, "metrics") => Self::Metrics,
+            (Some("peer"), _) => Self::Peer(last),
+            (Some("unregister"), _) => Self::Unregister(last),
+            _ => return None,
+        })
+    }
+
+    /// The path as metrics label it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Register => "/register",
+            Self::Heartbeat => "/heartbeat",
+            Self::Peer(_) => "/peer/{cell_id}",
+            Self::Unregister(_) => "/unregister/{cell_id}",
+            Self::Peers => "/peers",
+            Self::Health => "/health",
+            Self::Ready => "/ready",
+            Self::Metrics => "/metrics",
+        }
+    }
+
+    /// The method the path has, and how `Allow` says it.
+    fn method(&self) -> (Method, &'static str) {
+        match self {
+            Self::Register | Self::Heartbeat => (Method::Post, "POST"),
+            Self::Peer(_) | Self::Unregister(_) => (Method::Delete, "DELETE"),
+            Self::Peers | Self::Health | Self::Ready | Self::Metrics => (Method::Get, "GET, HEAD"),
+        }
+    }
+}
+
+impl Handler for Discovery {
+    fn handle(&self, request: &Request) -> Reply {
+        let started = Instant::now();
+        let (route, reply) = match request.segments().map(Route::find) {
+            Ok(Some(route)) => (
+                route.name(),
+                self.answer(&route, request).unwrap_or_else(|error| error),
+            ),
+            Ok(None) => ("unknown", Reply::not_found()),
+            Err(reply) => ("unknown", reply),
+        };
+        self.metrics
+            .request(route, reply.status(), started.elapsed());
+        reply
+    }
+
+    fn refused(&self, status: u16) {
+        self.metrics.refused(status);
+    }
+}
+
+impl Discovery {
+    /// # Errors
+    /// The reply to a request that was refused; nothing was changed by it.
+    fn answer(&self, route: &Route<'_>, request: &Request) -> Result<Reply, Reply> {
+        let (method, allow) = route.method();
+        if request.method() != method {
+            return Err(Reply::method_not_allowed(allow));
+        }
+        request.same_origin()?;
+        match route {
+            Route::Register => self.answer_register(request),
+            Route::Heartbeat => self.answer_heartbeat(request),
+            Route::Peer(id) => {
+                self.answer_deregister(id, request)?;
+                let status = "deregistered";
+                Ok(Reply::json(
+                    200,
+                    &wire::Deregistered {
+                        status,
+                        cell_id: id,
+                    },
+                ))
+            }
+            Route::Unregister(id) => {
+                self.answer_deregister(id, request)?;
+                let status = "unregistered";
+                Ok(Reply::json(200, &wire::Unregistered { status }))
+            }
+            Route::Peers => Ok(self.answer_peers()),
+            Route::Health => Ok(self.answer_health()),
+            Route::Ready => Ok(self.answer_ready()),
+            Route::Metrics => {
+                let peers = self.peers();
+                let uptime = self.started.elapsed();
+                let text = self.metrics.render(self.settings.level, uptime, peers);
+                Ok(exposition::reply(text))
+            }
+        }
+    }
+
+    fn answer_register(&self, request: &Request) -> Result<Reply, Reply> {
+        let registration = Registration::from_json(request.json()?).map_err(invalid)?;
+        let cell_id = registration.cell_id.clone();
+        let accepted = self.register(registration).map_err(|refused| {
+            log::warn!("Refused to register {cell_id}: {refused}");
+            refusal(refused, cell_id.as_str())
+        })?;
+        Ok(Reply::json(
+            200,
+            &wire::Registered {
+                status: "registered",
+                cell_id: &cell_id,
+                heartbeat_interval_ms: wire::millis(Settings::heartbeat_interval(accepted.lease)),
+                stale_after_ms: wire::millis(accepted.lease),
+                epoch: &self.epoch,
+                revision: accepted.revision,
+            },
+        ))
+    }
+
+    fn answer_heartbeat(&self, request: &Request) -> Result<Reply, Reply> {
+        let beat = Heartbeat::from_json(request.json()?).map_err(invalid)?;
+        let renewal = self.heartbeat(&beat).map_err(|refused| match refused {
+            Refused::Unknown => Reply::error(
+                404,
+                format!(
+                    "Peer {} not registered. Call /register first.",
+                    beat.cell_id
+                ),
+            ),
+            other => refusal(other, beat.cell_id.as_str()),
+        })?;
+        Ok(Reply::json(
+            200,
+            &wire::Beat {
+                status: "ok",
+                cell_id: &beat.cell_id,
+                peers_count: renewal.peers,
+                expires_in_ms: wire::millis(renewal.lease),
+                epoch: &self.epoch,
+                revision: renewal.revision,
+            },
+        ))
+    }
+
+    fn answer_deregister(&self, id: &str, request: &Request) -> Result<(), Reply> {
+        let instance = request
+            .query("instance")
+            // A script's variable that is not set names no run.
+            .filter(|text| !text.is_empty())
+            .map(|text| Instance::new(&text))
+            .transpose()
+            .map_err(invalid)?;
+        self.deregister(id, instance.as_ref())
+            .map_err(|refused| refusal(refused, id))
+    }
+
+    fn answer_peers(&self) -> Reply {
+        let (list, now, settling) = self.list();
+        let peers: Vec<_> = list
+            .peers
+            .iter()
+            .map(|peer| wire::Listed {
+                cell_id: &peer.facts.cell_id,
+                ip: &peer.facts.ip,
+                port: peer.facts.port,
+                consciousness_level: peer.level,
+                services: &peer.facts.services,
+                branch: &peer.facts.branch,
+                kind: &peer.facts.kind,
+                hostname: &peer.facts.hostname,
+                last_seen: wire::timestamp(peer.last_seen),
+            })
+            .collect();
+        Reply::json(
+            200,
+            &wire::Peers {
+                count: peers.len(),
+                peers,
+                my_host: &self.my_host,
+                revision: list.revision,
+                epoch: &self.epoch,
+                now: wire::timestamp(now),
+                settling: settling.is_some(),
+            },
+        )
+    }
+
+    fn answer_health(&self) -> Reply {
+        Reply::json(
+            200,
+            &wire::Health {
+                status: "healthy",
+                cell_id: &self.settings.id,
+                branch: &self.settings.branch,
+                consciousness_level: self.settings.level,
+                services: &[],
+                kind: "discovery",
+                hostname: &self.my_host,
+            },
+        )
+    }
+
+    fn answer_ready(&self) -> Reply {
+        match self.settling() {
+            None => Reply::json(200, &serde_json::json!({"status": "ready"})),
+            Some(left) => {
+                let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+                Reply::error(
+                    503,
+                    format!(
+                        "settling: started without state, cells have {seconds} s more to register"
+                    ),
+                )
+                .header("Retry-After", seconds.to_string())
+            }
+        }
+    }
+}
+
+fn invalid(why: wire::Invalid) -> Reply {
+    Reply::error(422, why.to_string())
+}
+
+fn refusal(refused: Refused, id: &str) -> Reply {
+    match refused {
+        Refused::Unknown => Reply::error(404, "Peer not found"),
+        Refused::Fenced | Refused::Overtaken => Reply::error(409, format!("{id}: {refused}")),
+        Refused::Full => Reply::error(503, refused.to_string()).header("Retry-After", "5"),
+    }
+}

@@ -1,0 +1,291 @@
+//! One connection: request after request, each within its deadlines.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::body::Chunks;
+use super::head::{self, Framing, Head, Refusal};
+use super::server::{Doing, Seat, Shared};
+use super::{Reply, tiny};
+
+/// How long a closed connection is still read, so that what the client has sent meanwhile does
+/// not make the kernel throw our last reply away (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+/// What is read at once.
+const READ: usize = 16 * 1024;
+
+/// Why there is no further request.
+enum End {
+    /// The client has gone, or is to be dropped without a word.
+    Silent,
+    /// What it sent is refused.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What a read with a deadline came to.
+enum Read1 {
+    Some,
+    Eof,
+    TimedOut,
+}
+
+struct Connection<'a> {
+    seat: &'a Seat,
+    shared: &'a Shared,
+    /// What has arrived and is not used yet: at most one head, one body and one read.
+    buffer: Vec<u8>,
+    read_timeout: Duration,
+    write_timeout: Duration,
+}
+
+/// Serves the connection until it ends.
+pub(super) fn serve(seat: &Seat, shared: &Shared) {
+    let mut connection = Connection {
+        seat,
+        shared,
+        buffer: Vec::new(),
+        read_timeout: Duration::MAX,
+        write_timeout: Duration::MAX,
+    };
+    if let Err(e) = connection.run() {
+        log::debug!("connection from {}: {e}", seat.remote);
+    }
+}
+
+impl Connection<'_> {
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            let (head, body) = match self.next_request() {
+                Ok(request) => request,
+                Err(End::Silent) => return Ok(()),
+                Err(End::Refused(refusal)) => return self.refuse(&refusal),
+            };
+            self.seat.is(Doing::Busy);
+            let keep_alive = head.keep_alive;
+            let request = match self.shared.pairs.parse(&head, &body, self.seat.remote) {
+                Ok(request) => request,
+                Err(refusal) => return self.refuse(&refusal),
+            };
+            let handled = catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(&request)));
+            let Ok(reply) = handled else {
+                log::error!("handling a request panicked");
+                return self.refuse(&Refusal::new(500, "Internal Server Error"));
+            };
+            let keep_alive = keep_alive && !self.shared.is_stopping();
+            // Said always: HTTP/1.0 clients that asked for it wait to hear it.
+            let connection = if keep_alive { "keep-alive" } else { "close" };
+            self.write(&reply, request.without_body, connection)?;
+            if !keep_alive {
+                return self.close();
+            }
+        }
+    }
+
+    /// Says why not, and ends the connection: where the next request begins is unknown.
+    fn refuse(&mut self, refusal: &Refusal) -> io::Result<()> {
+        self.shared.handler.refused(refusal.status);
+        self.seat.is(Doing::Busy);
+        let reply = Reply::error(refusal.status, refusal.detail);
+        self.write(&reply, false, "close")?;
+        self.close()
+    }
+
+    fn next_request(&mut self) -> Result<(Head, Vec<u8>), End> {
+        self.wait_for_first_byte()?;
+        self.seat.is(Doing::Head);
+        let head = self.head()?;
+        self.seat.is(Doing::Body);
+        let body = self.body(&head)?;
+        Ok((head, body))
+    }
+
+    /// Between requests a connection may stay silent, and may be closed at any time.
+    fn wait_for_first_byte(&mut self) -> Result<(), End> {
+        let deadline = Instant::now() + self.shared.limits.idle;
+        loop {
+            // Some clients put a line end behind a body (RFC 9112, 2.2).
+            let line_ends = self
+                .buffer
+                .chunks_exact(2)
+                .take_while(|two| *two == b"\r\n")
+                .count();
+            self.buffer.drain(..2 * line_ends);
+            if !self.buffer.is_empty() && self.buffer != b"\r" {
+                return Ok(());
+            }
+            self.seat.is(Doing::Waiting);
+            match self.read(deadline) {
+                Ok(Read1::Some) => {}
+                Ok(Read1::Eof | Read1::TimedOut) | Err(_) => return Err(End::Silent),
+            }
+        }
+    }
+
+    fn head(&mut self) -> Result<Head, End> {
+        let deadline = Instant::now() + self.shared.limits.head;
+        let mut scanned = 0;
+        let end = loop {
+            if let Some(end) = head::find_end(&self.buffer, &mut scanned)? {
+                break end;
+            }
+            self.read_more(deadline, "the head of the request took too long")?;
+        };
+        let head = head::parse(&self.buffer[..end])?;
+        self.buffer.drain(..end);
+        Ok(head)
+    }
+
+    fn body(&mut self, head: &Head) -> Result<Vec<u8>, End> {
+        const LATE: &str = "the body of the request took too long";
+        let arrived_whole =
+            matches!(head.framing, Framing::Length(length) if self.buffer.len() >= length);
+        if head.expects_continue && !arrived_whole {
+            (&self.seat.stream)
+                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .map_err(|_| End::Silent)?;
+        }
+        let deadline = Instant::now() + self.shared.limits.body;
+        match head.framing {
+            Framing::Length(length) => {
+                while self.buffer.len() < length {
+                    self.read_more(deadline, LATE)?;
+                }
+                let rest = self.buffer.split_off(length);
+                Ok(std::mem::replace(&mut self.buffer, rest))
+            }
+            Framing::Chunked => {
+                let mut chunks = Chunks::default();
+                loop {
+                    let used = chunks.take(&self.buffer)?;
+                    self.buffer.drain(..used);
+                    if let Some(body) = chunks.finished() {
+                        return Ok(body);
+                    }
+                    self.read_more(deadline, LATE)?;
+                }
+            }
+        }
+    }
+
+    /// Reads on in the middle of a request.
+    fn read_more(&mut self, deadline: Instant, late: &'static str) -> Result<(), End> {
+        match self.read(deadline) {
+            Ok(Read1::Some) => Ok(()),
+            // A stop may have cut it off; what is lost that way is sent again, what is refused not.
+            Ok(Read1::Eof) if self.shared.is_stopping() => Err(End::Silent),
+            Ok(Read1::Eof) => {
+                Err(Refusal::new(400, "the request ended before it was whole").into())
+            }
+            Ok(Read1::TimedOut) => Err(Refusal::new(408, late).into()),
+            Err(_) => Err(End::Silent),
+        }
+    }
+
+    /// Appends what has arrived to the buffer.
+    fn read(&mut self, deadline: Instant) -> io::Result<Read1> {
+        let mut bytes = [0; READ];
+        match self.read_into(&mut bytes, deadline)? {
+            Some(0) => Ok(Read1::Eof),
+            Some(count) => {
+                self.buffer.extend_from_slice(&bytes[..count]);
+                Ok(Read1::Some)
+            }
+            None => Ok(Read1::TimedOut),
+        }
+    }
+
+    /// Waits for bytes, not beyond `deadline`: `None` when it has come.
+    fn read_into(&mut self, bytes: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            // A time-out that is a little long costs nothing; setting it costs a system call.
+            if self.read_timeout > left || self.read_timeout + Duration::from_millis(20) < left {
+                self.seat.stream.set_read_timeout(Some(left))?;
+                self.read_timeout = left;
+            }
+            match (&self.seat.stream).read(bytes) {
+                Ok(count) => return Ok(Some(count)),
+                Err(e) if is_retry(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn write(&mut self, reply: &Reply, without_body: bool, connection: &str) -> io::Result<()> {
+        let head = tiny::render_head(reply, connection)?;
+        // From here on it may be the client that is waited for.
+        self.seat.is(Doing::Sending);
+        let body: &[u8] = if without_body { &[] } else { &reply.body };
+        let mib = u32::try_from(body.len() >> 20).unwrap_or(u32::MAX);
+        let deadline = Instant::now()
+            + self
+                .shared
+                .limits
+                .reply
+                .saturating_add(Duration::from_secs(1) * mib);
+        let mut slices = [IoSlice::new(&head), IoSlice::new(body)];
+        let mut rest = &mut slices[..];
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the client does not read its reply",
+                ));
+            }
+            if self.write_timeout > left {
+                self.seat.stream.set_write_timeout(Some(left))?;
+                self.write_timeout = left;
+            }
+            match (&self.seat.stream).write_vectored(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                Err(e) if is_retry(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more comes, and lets the client read that before the socket goes.
+    fn close(&mut self) -> io::Result<()> {
+        self.seat.is(Doing::Body);
+        self.seat.stream.shutdown(Shutdown::Write)?;
+        let deadline = Instant::now() + LINGER;
+        let mut bytes = [0; READ];
+        while let Some(1..) = self.read_into(&mut bytes, deadline)? {}
+        Ok(())
+    }
+}
+
+fn is_retry(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
+}
+
+/// A connection for which there is no room: told so, if that does not take waiting.
+pub(super) fn turn_away(stream: &TcpStream) {
+    let reply = Reply::error(503, "as many connections as this server takes are open")
+        .header("Retry-After", "1");
+    let told = tiny::render_head(&reply, "close").and_then(|head| {
+        stream.set_nonblocking(true)?;
+        (&mut &*stream).write_all(&[head, reply.body].concat())
+    });
+    if let Err(e) = told {
+        log::debug!("a connection was closed without a word: {e}");
+    }
+}

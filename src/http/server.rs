@@ -1,0 +1,364 @@
+//! Accepting connections, holding no more of them than there is room for, and draining them.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use slab::Slab;
+
+use super::tiny::Pairs;
+use super::workers::{Start, Workers};
+use super::{Handler, Limits, Listener, connection};
+use crate::program;
+
+/// How many connections beyond the limit may be on their way out at once.
+const LEAVING: usize = 16;
+/// How long the accept loop waits for one of them before it turns a new one away: it takes no
+/// longer than a thread takes to wake, which can be long on a machine with too much to do.
+const LEAVING_WAIT: Duration = Duration::from_secs(1);
+/// How long it waits when all are being answered and nobody was told to leave.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+/// How soon it is tried again when there were no descriptors or threads.
+const RETRY: Duration = Duration::from_millis(20);
+/// How long an idle thread is kept at most.
+const THREAD_KEPT: Duration = Duration::from_secs(5);
+/// How often connections are looked at during a stop.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the next request may be on its way, in milliseconds, on a connection that was just
+/// opened or answered.
+const MAY_BE_COMING_MS: u64 = 100;
+/// How long connections that were waiting to be accepted at a stop are still taken.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// A running server. It runs until [`Server::stop`].
+pub struct Server {
+    shared: Arc<Shared>,
+    accept: JoinHandle<()>,
+    wake: UnixStream,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts to accept connections; `handler` answers their requests.
+    ///
+    /// # Errors
+    /// When a thread or a descriptor cannot be had.
+    pub fn start(
+        listener: Listener,
+        limits: Limits,
+        handler: Arc<dyn Handler>,
+    ) -> io::Result<Self> {
+        let address = listener.address();
+        let (wake, woken) = UnixStream::pair()?;
+        let workers = Workers::new(THREAD_KEPT.min(limits.idle));
+        let shared = Arc::new(Shared {
+            handler,
+            limits,
+            pairs: Pairs::default(),
+            seats: Mutex::default(),
+            left: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            started: Instant::now(),
+        });
+        let accept = {
+            let shared = Arc::clone(&shared);
+            program::spawn_vital("accept", move || {
+                accept_loop(&listener.socket, &woken, &shared, &workers);
+            })?
+        };
+        Ok(Self {
+            shared,
+            accept,
+            wake,
+            address,
+        })
+    }
+
+    /// The address that is listened on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: no new connections, requests in flight are answered, but nobody is waited for
+    /// longer than `at_most`.
+    pub fn stop(self, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        if let Err(e) = (&self.wake).write_all(b"x") {
+            log::error!("cannot wake the accept loop: {e}");
+        }
+        // It ends the process before it ends any other way.
+        let _ = self.accept.join();
+        self.shared.drain(deadline);
+    }
+}
+
+/// What all connections of a server share.
+pub(super) struct Shared {
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) limits: Limits,
+    pub(super) pairs: Pairs,
+    /// The connections that are open. Held for a look or a change, never while one is served.
+    seats: Mutex<Slab<Arc<Seat>>>,
+    left: Condvar,
+    stopping: AtomicBool,
+    started: Instant,
+}
+
+/// A connection's place in the table.
+pub(super) struct Seat {
+    pub(super) stream: TcpStream,
+    pub(super) remote: SocketAddr,
+    server_started: Instant,
+    /// What the connection is doing (the lowest three bits) and since when (milliseconds since the
+    /// server started). One word, so that a look at it is never half old.
+    doing: AtomicU64,
+}
+
+/// What a connection is doing, in the order in which connections are closed when room is needed.
+#[derive(Clone, Copy)]
+pub(super) enum Doing {
+    /// Nothing: it is between requests, or not at its first yet.
+    Waiting = 0,
+    /// Receiving the head of a request.
+    Head = 1,
+    /// Receiving the body of a request, or the client's last words.
+    Body = 2,
+    /// Sending a reply, which lasts where the client is slow to take it.
+    Sending = 3,
+    /// Being answered. Those are left alone, and so are those of the next kind.
+    Busy = 4,
+    /// Told to leave, to make room.
+    Leaving = 5,
+}
+
+const DOING_BITS: u32 = 3;
+
+impl Seat {
+    pub(super) fn is(&self, doing: Doing) {
+        let word = self.now() << DOING_BITS | doing as u64;
+        self.doing.store(word, Ordering::Release);
+    }
+
+    /// What it is doing, as a number that orders as [`Doing`] does, and since when.
+    fn doing(&self) -> (u64, u64) {
+        let word = self.doing.load(Ordering::Acquire);
+        (word & ((1 << DOING_BITS) - 1), word >> DOING_BITS)
+    }
+
+    /// Tells it to leave, unless it has gone on to something else than `doing`.
+    fn tell_to_leave(&self, (doing, since): (u64, u64)) {
+        let before = since << DOING_BITS | doing;
+        let after = since << DOING_BITS | Doing::Leaving as u64;
+        let told = self
+            .doing
+            .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
+        if told.is_ok() {
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether a stop need not wait for it: it has no request, and has had time to send one.
+    fn has_nothing_to_say(&self) -> bool {
+        let (doing, since) = self.doing();
+        let may_be_coming = self.now().saturating_sub(since) <= MAY_BE_COMING_MS;
+        doing <= Doing::Head as u64 && !may_be_coming
+    }
+
+    /// Milliseconds since the server started.
+    fn now(&self) -> u64 {
+        u64::try_from(self.server_started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Shared {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Slab<Arc<Seat>>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for one more connection by closing the one that has waited longest. Returns
+    /// whether there is room.
+    fn make_room(&self) -> bool {
+        let seats = self.seats();
+        if seats.len() < self.limits.max_connections {
+            return true;
+        }
+        // One that was told to leave may still be there for a moment, beside the newcomer.
+        let (wait, room) = match close_longest_waiting(&seats) {
+            true => (LEAVING_WAIT, self.limits.max_connections + LEAVING),
+            false => (BUSY_WAIT, self.limits.max_connections),
+        };
+        let (seats, _) = self
+            .left
+            .wait_timeout_while(seats, wait, |seats| seats.len() >= room)
+            .unwrap_or_else(PoisonError::into_inner);
+        seats.len() < room
+    }
+
+    /// Waits until every connection is gone, and closes those that are not by the deadline.
+    fn drain(&self, deadline: Instant) {
+        let mut seats = self.seats();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if seats.is_empty() || left.is_zero() {
+                break;
+            }
+            // Looked at again and again, for one that is busy now may be idle next.
+            for (_, seat) in &*seats {
+                if seat.has_nothing_to_say() {
+                    // What has already arrived can still be read after this; then comes the end.
+                    let _ = seat.stream.shutdown(Shutdown::Read);
+                }
+            }
+            (seats, _) = self
+                .left
+                .wait_timeout_while(seats, left.min(LOOK), |seats| !seats.is_empty())
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if !seats.is_empty() {
+            log::warn!("{} connections were not done and are closed", seats.len());
+        }
+        for (_, seat) in &*seats {
+            let _ = seat.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Tells the connection that has waited longest to leave. Returns whether any is on its way out.
+fn close_longest_waiting(seats: &Slab<Arc<Seat>>) -> bool {
+    let longest = seats
+        .iter()
+        .map(|(_, seat)| (seat.doing(), seat))
+        .filter(|((doing, _), _)| *doing < Doing::Busy as u64)
+        .min_by_key(|(doing, _)| *doing);
+    if let Some((doing, seat)) = longest {
+        seat.tell_to_leave(doing);
+    }
+    let is_leaving = |seat: &Seat| seat.doing().0 == Doing::Leaving as u64;
+    seats.iter().any(|(_, seat)| is_leaving(seat))
+}
+
+fn accept_loop(
+    listener: &TcpListener,
+    woken: &UnixStream,
+    shared: &Arc<Shared>,
+    workers: &Workers,
+) {
+    let mut sweep_until = None;
+    let mut complained: Option<Instant> = None;
+    loop {
+        if shared.is_stopping() {
+            let until = *sweep_until.get_or_insert_with(|| Instant::now() + SWEEP);
+            if Instant::now() >= until {
+                return;
+            }
+        }
+        match listener.accept() {
+            Ok((stream, remote)) => seat(stream, remote, shared, workers),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                if shared.is_stopping() {
+                    return;
+                }
+                // Who got no thread gets that of the next to leave.
+                let short_of = workers.short_of();
+                for _ in 0..short_of {
+                    close_longest_waiting(&shared.seats());
+                }
+                wait(Some(listener), woken, (short_of > 0).then_some(RETRY));
+            }
+            Err(e) if is_shortage(&e) => {
+                // No reason to stop listening.
+                if complained.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+                    log::error!("cannot accept connections: {e}; trying on");
+                    complained = Some(Instant::now());
+                }
+                close_longest_waiting(&shared.seats());
+                wait(None, woken, Some(RETRY));
+            }
+            // A connection that was gone before it was accepted, or its network (accept(2)).
+            Err(e) => log::debug!("a connection was not accepted: {e}"),
+        }
+    }
+}
+
+/// Whether the system has no descriptor or no memory for one more connection.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|short| errno == Some(*short))
+}
+
+fn seat(stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, workers: &Workers) {
+    if !shared.make_room() {
+        shared.handler.refused(503);
+        connection::turn_away(&stream);
+        return;
+    }
+    let seat = Arc::new(Seat {
+        stream,
+        remote,
+        server_started: shared.started,
+        doing: AtomicU64::new(0),
+    });
+    // Left alone until it has a thread.
+    seat.is(Doing::Busy);
+    let place = Place {
+        key: shared.seats().insert(Arc::clone(&seat)),
+        shared: Arc::clone(shared),
+    };
+    let job = {
+        let seat = Arc::clone(&seat);
+        move || {
+            let place = place;
+            connection::serve(&seat, &place.shared);
+            // The place is free only once the descriptor is.
+            drop((seat, place));
+        }
+    };
+    match workers.run(job) {
+        Ok(Start::Now) => {}
+        Ok(Start::Later) => {
+            close_longest_waiting(&shared.seats());
+        }
+        Err(e) => {
+            log::debug!("no thread for a connection: {e}");
+            shared.handler.refused(503);
+            connection::turn_away(&seat.stream);
+        }
+    }
+}
+
+/// Takes the connection out of the table when it ends, however it ends.
+struct Place {
+    key: usize,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut seats = self.shared.seats();
+        drop(seats.remove(self.key));
+        self.shared.left.notify_all();
+    }
+}
+
+/// Waits for a connection, for the wake-up that a stop sends, or for the time given.
+fn wait(listener: Option<&TcpListener>, woken: &UnixStream, at_most: Option<Duration>) {
+    let timeout = at_most.and_then(|at_most| Timespec::try_from(at_most).ok());
+    let mut fds = vec![PollFd::new(woken, PollFlags::IN)];
+    fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+    // An interrupted wait is a wait that was short.
+    let _ = poll(&mut fds, timeout.as_ref());
+}

@@ -1,0 +1,267 @@
+//! `tiny_http`, kept behind the door.
+//!
+//! The crate can read requests only from connections it has accepted itself. So it is given one
+//! end of a private socket pair; the other end is fed heads and bodies that have passed the door,
+//! whole, so that no read in it ever waits. Replies are rendered into memory.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tiny_http::{HTTPVersion, Header, Headers, Response, StatusCode};
+
+use super::head::{Head, Refusal};
+use super::request::Method;
+use super::{MAX_BODY, MAX_HEAD, Reply, Request};
+
+/// How many pairs there are at most. A pair is in use for some microseconds of a request, so few
+/// serve many threads.
+const AT_MOST: usize = 8;
+/// The descriptors one pair takes: our end, the crate's, and the copy the crate makes of it.
+const DESCRIPTORS_EACH: usize = 3;
+/// The descriptors all pairs take together.
+pub(super) const DESCRIPTORS: usize = AT_MOST * DESCRIPTORS_EACH;
+
+/// The pairs, made when they are first needed and lent to one thread at a time.
+#[derive(Default)]
+pub(super) struct Pairs {
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    free: Vec<Pair>,
+    made: usize,
+}
+
+/// One socket pair with a `tiny_http` connection at its far end.
+struct Pair {
+    near: UnixStream,
+    far: Box<dyn Iterator<Item = Option<tiny_http::Request>> + Send>,
+}
+
+impl Pairs {
+    /// Has `tiny_http` parse a request that has passed the door.
+    ///
+    /// # Errors
+    /// A 503 when no pair can be made, a 500 when the crate refuses what the door let pass.
+    pub(super) fn parse(
+        &self,
+        head: &Head,
+        body: &[u8],
+        remote: SocketAddr,
+    ) -> Result<Request, Refusal> {
+        let mut lent = self.borrow().map_err(|e| {
+            log::error!("cannot make a socket pair: {e}");
+            Refusal::new(503, "this server is short of descriptors or memory")
+        })?;
+        let parsed = lent
+            .pair
+            .as_mut()
+            .map(|pair| pair.parse(head, body, remote));
+        match parsed {
+            Some(Ok(request)) => Ok(request),
+            failed => {
+                // What is left in the pair is unknown: it is not used again.
+                lent.pair = None;
+                log::error!("a request that passed the door was not parsed: {failed:?}");
+                Err(Refusal::new(500, "Internal Server Error"))
+            }
+        }
+    }
+
+    fn borrow(&self) -> io::Result<Lent<'_>> {
+        let mut pool = self
+            .returned
+            .wait_while(self.lock(), |pool| {
+                pool.free.is_empty() && pool.made == AT_MOST
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let pair = pool.free.pop();
+        let is_missing = pair.is_none();
+        pool.made += usize::from(is_missing);
+        drop(pool);
+        let mut lent = Lent { pairs: self, pair };
+        if is_missing {
+            lent.pair = Some(Pair::new()?);
+        }
+        Ok(lent)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        // Nothing is left half done by a thread that panics while it holds this.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pair out of the pool, which comes back, or leaves room for a new one, however its use ends.
+struct Lent<'a> {
+    pairs: &'a Pairs,
+    pair: Option<Pair>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let mut pool = self.pairs.lock();
+        match self.pair.take() {
+            Some(pair) if !std::thread::panicking() => pool.free.push(pair),
+            _ => pool.made -= 1,
+        }
+        drop(pool);
+        self.pairs.returned.notify_one();
+    }
+}
+
+impl Pair {
+    fn new() -> io::Result<Self> {
+        // A name in the abstract namespace needs no file system, but anyone on this host may
+        // connect to it. With a backlog of 0 one connection fits the queue: if ours did, it is
+        // ours that is accepted; if somebody was faster, ours is refused and the name given up.
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let name = format!(
+            "\0aios-mesh-{:016x}",
+            getrandom::u64().map_err(io::Error::other)?
+        );
+        let name = SockAddr::unix(name)?;
+        listener.bind(&name)?;
+        listener.listen(0)?;
+        let near = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        near.set_nonblocking(true)?;
+        near.connect(&name)?;
+        near.set_nonblocking(false)?;
+        // A request is written before anyone reads it, so it has to fit. The kernel counts its
+        // own bookkeeping too, hence the factor.
+        near.set_send_buffer_size(4 * (MAX_HEAD + MAX_BODY))?;
+        near.set_write_timeout(Some(Duration::from_secs(1)))?;
+
+        let listener = tiny_http::Listener::from(UnixListener::from(listener));
+        let plain =
+            tiny_http::SslContextWrap::build_ssl_capabilities(None).map_err(io::Error::other)?;
+        let far = tiny_http::Server::accept_connection(&listener, &plain)?
+            .ok_or_else(|| io::Error::other("tiny_http did not take the connection"))?;
+        Ok(Self {
+            near: UnixStream::from(near),
+            far: Box::new(far.map(Result::ok)),
+        })
+    }
+
+    fn parse(&mut self, head: &Head, body: &[u8], remote: SocketAddr) -> io::Result<Request> {
+        let mut bytes = Vec::with_capacity(256 + head.target.len() + body.len());
+        write!(bytes, "{} {} HTTP/1.1\r\n", head.method, head.target)?;
+        for (name, value) in &head.headers {
+            write!(bytes, "{name}: {value}\r\n")?;
+        }
+        write!(bytes, "Content-Length: {}\r\n\r\n", body.len())?;
+        bytes.extend_from_slice(body);
+        self.near.write_all(&bytes)?;
+
+        let mut parsed = self
+            .far
+            .next()
+            .flatten()
+            .ok_or_else(|| io::Error::other("tiny_http refused the request"))?;
+        let (method, without_body) = match parsed.method() {
+            tiny_http::Method::Get => (Method::Get, false),
+            tiny_http::Method::Head => (Method::Get, true),
+            tiny_http::Method::Post => (Method::Post, false),
+            tiny_http::Method::Delete => (Method::Delete, false),
+            _ => (Method::Other, false),
+        };
+        let header = |name: &str| {
+            let value = parsed.headers().get(name)?;
+            Some(value.as_str().trim().to_owned())
+        };
+        let mut request = Request {
+            method,
+            without_body,
+            target: parsed.url().to_owned(),
+            host: header("Host"),
+            origin: header("Origin"),
+            content_type: header("Content-Type"),
+            body: Vec::new(),
+            remote,
+        };
+        parsed.as_reader().read_to_end(&mut request.body)?;
+        // Taking the writer is how a request is dropped without an answer.
+        drop(parsed.into_writer());
+        Ok(request)
+    }
+}
+
+/// Has `tiny_http` render the head of a reply; the body follows it as it is.
+pub(super) fn render_head(reply: &Reply, connection: &str) -> io::Result<Vec<u8>> {
+    let header = |name: &str, value: &str| Header::from_str(name, value).map_err(invalid);
+    let mut headers = Headers::with_capacity(reply.headers.len() + 1);
+    headers.push(header("Content-Type", reply.content_type)?);
+    for (name, value) in &reply.headers {
+        headers.push(header(name, value)?);
+    }
+    let length = Some(reply.body.len());
+    let mut head = Vec::with_capacity(256);
+    Response::new(StatusCode(reply.status), headers, io::empty(), length, None)
+        // Never chunked, which it would be from 32 KiB on.
+        .with_chunked_threshold(usize::MAX)
+        .raw_print(&mut head, HTTPVersion(1, 1), None, true, None)?;
+    // The crate takes this header for its own business and leaves it out.
+    head.truncate(head.len() - 2);
+    write!(head, "Connection: {connection}\r\n\r\n")?;
+    Ok(head)
+}
+
+fn invalid(error: tiny_http::HeaderError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::Framing;
+    use super::*;
+
+    fn head(method: &str, target: &str) -> Head {
+        Head {
+            method: method.into(),
+            target: target.into(),
+            headers: vec![("Host", "h".into()), ("Content-Type", "text/plain".into())],
+            framing: Framing::Length(0),
+            keep_alive: true,
+            expects_continue: false,
+        }
+    }
+
+    #[test]
+    fn requests_of_every_size_pass_through_one_pair() {
+        let pairs = Pairs::default();
+        let remote = ([127, 0, 0, 1], 9).into();
+        for length in [0, 1, 1024, 1025, MAX_BODY] {
+            let body = vec![b'x'; length];
+            let request = pairs
+                .parse(&head("POST", "/a?b=c"), &body, remote)
+                .expect("parsed");
+            assert_eq!(request.method, Method::Post);
+            assert_eq!(request.target, "/a?b=c");
+            assert_eq!(request.content_type.as_deref(), Some("text/plain"));
+            assert_eq!(request.body, body);
+        }
+        let request = pairs
+            .parse(&head("BREW", "*"), b"", remote)
+            .expect("parsed");
+        assert_eq!(request.method, Method::Other);
+        assert_eq!(pairs.lock().made, 1);
+    }
+
+    #[test]
+    fn a_reply_of_any_length_is_rendered_with_its_length() {
+        let reply = Reply::with_body(200, "text/plain", vec![b'x'; 100_000]).header("Allow", "GET");
+        let head = render_head(&reply, "close").expect("rendered");
+        let head = String::from_utf8(head).expect("text");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.contains("\r\nContent-Length: 100000\r\n"), "{head}");
+        assert!(head.contains("\r\nAllow: GET\r\n"), "{head}");
+        assert!(head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+        assert_eq!(head.matches("\r\n\r\n").count(), 1);
+    }
+}

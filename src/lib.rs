@@ -1,0 +1,47 @@
+//! Heartbeats and discovery for a mesh of cells.
+//!
+//! A **discovery** keeps the list of **cells**. Cells register, beat every few seconds and
+//! deregister when they stop; a reaper takes out those that have been silent for too long; a
+//! heartbeat answered with 404 makes a cell register again. One library, three roles, each a thin
+//! binary under `bin/`:
+//!
+//! - [`discovery`] guards the list with a mutex, answers over HTTP and reaps on a thread;
+//! - [`cell`] beats on a thread and answers what cells answer;
+//! - [`mesh`] is the operator's tool, `up` the whole mesh in one process.
+//!
+//! # The map
+//!
+//! Pure, with time passed in and what changed returned:
+//!
+//! - [`wire`]: what goes over the wire, and what is refused of it;
+//! - [`registry`]: the peer map itself;
+//! - `cell::pulse`: what a cell does next, and when;
+//! - `discovery::clock`: the clock leases run on;
+//! - `http::head`, `http::body`: whether bytes are a request as we take it;
+//! - `mesh::table`: the list as an operator reads it.
+//!
+//! Edges, each the only one of its kind:
+//!
+//! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
+//! - [`client`]: the calls to discovery; the only file that names `ureq`;
+//! - [`shutdown`]: the latch that everything waits on;
+//! - [`program`], [`args`], [`logging`], [`exposition`]: what every binary does around its role.
+//!
+//! # The way of a request
+//!
+//! Socket → `http` (bounded, timed, parsed) → the role's routes (method, path and body in, a
+//! [`http::Reply`] out) → lock, [`registry::Registry`], unlock → log and count → reply → socket.
+//! The reaper is one more caller of the registry. Nothing else holds it.
+
+pub mod args;
+pub mod cell;
+pub mod client;
+pub mod discovery;
+mod exposition;
+pub mod http;
+pub mod logging;
+pub mod mesh;
+pub mod program;
+pub mod registry;
+pub mod shutdown;
+pub mod wire;

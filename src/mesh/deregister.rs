@@ -1,0 +1,30 @@
+//! `aios-mesh deregister`: takes a peer out of the list.
+
+use super::Target;
+use crate::args;
+use crate::client::{CallError, DEREGISTER_TIMEOUT};
+use crate::program::{self, Failure};
+use crate::wire::one_line;
+
+/// What `deregister` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    target: Target,
+
+    /// The peer's id. A cell that still runs registers again at its next heartbeat.
+    id: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    program::start_log()?;
+    let target = &arguments.target;
+    let id = &arguments.id;
+    match target.client().deregister(id, None, DEREGISTER_TIMEOUT) {
+        Ok(()) => args::print(&format!("deregistered {}\n", one_line(id))),
+        Err(CallError::Status { status: 404, .. }) => Err(Failure::new(format!(
+            "no peer has the id {id}; 'aios-mesh peers' lists those there are"
+        ))),
+        Err(e) => Err(target.failure(&e)),
+    }
+}

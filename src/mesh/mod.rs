@@ -1,0 +1,78 @@
+//! Role 3: the operator's tool, one command a file.
+
+mod deregister;
+mod peers;
+mod screen;
+mod table;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::args;
+use crate::client::{CallError, Client, DiscoveryUrl};
+use crate::program::{self, Failure};
+
+/// Runs a mesh for development, and looks at and changes one that runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "aios-mesh",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run discovery, pure and alpha in this process, on 127.0.0.1.
+    Up(up::Arguments),
+    /// List the peers once.
+    Peers(peers::Arguments),
+    /// Take a peer out of the list.
+    Deregister(deregister::Arguments),
+}
+
+/// Where discovery is, for commands that call it.
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// Where discovery is.
+    #[arg(long, env = "AIOS_DISCOVERY_URL", default_value = "http://127.0.0.1:8001", value_parser = DiscoveryUrl::parse)]
+    discovery: DiscoveryUrl,
+}
+
+impl Target {
+    fn client(&self) -> Client {
+        Client::new(self.discovery.clone())
+    }
+
+    /// A call that did not succeed, as the operator reads it.
+    fn failure(&self, error: &CallError) -> Failure {
+        let discovery = &self.discovery;
+        match error {
+            CallError::NoAnswer {
+                never_sent: true,
+                cause,
+            } => Failure::new(format!(
+                "cannot reach discovery at {discovery}: {cause}; is it running? Set --discovery to where it is"
+            )),
+            other => Failure::new(format!("discovery at {discovery}: {other}")),
+        }
+    }
+}
+
+/// Runs the command the arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    program::finish(
+        args::parse::<Arguments>().and_then(|arguments| match arguments.command {
+            Command::Up(arguments) => up::run(&arguments),
+            Command::Peers(arguments) => peers::run(&arguments),
+            Command::Deregister(arguments) => deregister::run(&arguments),
+        }),
+    )
+}

@@ -1,0 +1,154 @@
+//! `aios-mesh up`: the whole mesh on this machine.
+
+use std::io;
+use std::net::TcpListener;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::screen::Screen;
+use super::table;
+use crate::args;
+use crate::cell::{self, Preset};
+use crate::client::{Client, DiscoveryUrl};
+use crate::discovery;
+use crate::logging;
+use crate::program::{self, Failure};
+use crate::shutdown::Latch;
+use crate::wire::{Peer, PeersRead};
+
+/// Everything listens here: it is for development.
+const HOST: &str = "127.0.0.1";
+/// How long whoever still talks to discovery is waited for after Ctrl-C.
+const DRAIN: Duration = Duration::from_millis(300);
+/// How often the list is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What `up` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Port of discovery; 0 for any free one. The cells listen on their presets' ports.
+    #[arg(long, env = "DISCOVERY_PORT", default_value_t = 8001, value_parser = args::port)]
+    port: u16,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let screen = Screen::is_terminal().then(Screen::default);
+    let (level, target) = match &screen {
+        // The table tells what the log would.
+        Some(screen) => ("warn", env_logger::Target::Pipe(Box::new(screen.clone()))),
+        None => ("info", env_logger::Target::Stderr),
+    };
+    logging::start(level, target).map_err(Failure::usage)?;
+    let latch = program::signal_latch()?;
+
+    let discovery = discovery::start(discovery::Settings::local(HOST, arguments.port)?)?;
+    let url = format!("http://{}", discovery.address());
+    args::print(&format!("discovery  {url}  (curl -s {url}/peers)\n"))?;
+    let url = DiscoveryUrl::parse(&url).map_err(Failure::new)?;
+
+    let mut cells = Vec::new();
+    for preset in [Preset::Pure, Preset::Alpha] {
+        match start_cell(preset, &url) {
+            Ok(cell) => cells.push(cell),
+            Err(failure) => {
+                stop(cells);
+                discovery.stop(DRAIN);
+                return Err(failure);
+            }
+        }
+    }
+    args::print("Ctrl-C stops them all.\n\n")?;
+
+    let mut view = View::new(Client::new(url), screen);
+    view.follow(&latch);
+    stop(cells);
+    view.look();
+    if let Some(screen) = &view.screen {
+        screen.finish();
+    }
+    discovery.stop(DRAIN);
+    args::print("stopped\n")
+}
+
+fn start_cell(preset: Preset, discovery: &DiscoveryUrl) -> Result<cell::Running, Failure> {
+    let id = preset.id();
+    let port = match TcpListener::bind((HOST, preset.port())) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            args::print(&format!(
+                "{id}: port {} is taken, a free one is used instead\n",
+                preset.port()
+            ))?;
+            0
+        }
+        _ => preset.port(),
+    };
+    let settings = cell::Settings::local(preset, discovery, HOST, port)?;
+    let cell = cell::start(settings)?;
+    args::print(&format!("{id:<9}  http://{}\n", cell.address()))?;
+    Ok(cell)
+}
+
+/// Stops the cells side by side: each may take a while when discovery does not answer.
+fn stop(cells: Vec<cell::Running>) {
+    std::thread::scope(|scope| {
+        for cell in cells {
+            scope.spawn(|| cell.stop());
+        }
+    });
+}
+
+/// What is shown while the mesh runs: a table on a terminal, else a line for each join and leave.
+struct View {
+    client: Client,
+    screen: Option<Screen>,
+    last: PeersRead,
+    taken: Instant,
+}
+
+impl View {
+    fn new(client: Client, screen: Option<Screen>) -> Self {
+        Self {
+            client,
+            screen,
+            last: PeersRead {
+                peers: Vec::new(),
+                now: None,
+            },
+            taken: Instant::now(),
+        }
+    }
+
+    fn follow(&mut self, latch: &Latch) {
+        loop {
+            self.look();
+            if latch.wait_for(LOOK_EVERY) {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        match self.client.peers() {
+            Ok((list, _)) => {
+                self.tell_changes(&list.peers);
+                self.last = list;
+                self.taken = Instant::now();
+            }
+            Err(e) => log::warn!("cannot list the peers: {e}"),
+        }
+        if let Some(screen) = &self.screen {
+            let waited = self.taken.elapsed();
+            screen.draw(&table::table(&self.last, SystemTime::now(), waited));
+        }
+    }
+
+    fn tell_changes(&self, peers: &[Peer]) {
+        if self.screen.is_some() {
+            return;
+        }
+        for line in table::changes(&self.last.peers, peers) {
+            if let Err(e) = args::print(&(line + "\n")) {
+                log::warn!("{e}");
+            }
+        }
+    }
+}

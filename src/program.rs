@@ -1,0 +1,133 @@
+//! What every binary does around its role: arguments, log, signals, exit code.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::args;
+use crate::logging;
+use crate::shutdown::Latch;
+use crate::wire;
+
+/// Why a program ends with an exit code other than 0: one line for the operator.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// A failure of what was attempted: exit code 1.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            code: 1,
+            message: message.into(),
+        }
+    }
+
+    /// A setting that is refused: exit code 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: 2,
+            message: message.into(),
+        }
+    }
+
+    /// What the process exits with.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Runs a program that keeps running: reads its settings, starts the log, and hands `run` a latch
+/// that SIGTERM, SIGINT and SIGHUP set. A second signal ends the process at once.
+pub fn run_until_signal<S: Parser>(run: impl FnOnce(S, &Latch) -> Result<(), Failure>) -> ExitCode {
+    finish(args::parse::<S>().and_then(|settings| {
+        start_log()?;
+        let latch = signal_latch()?;
+        run(settings, &latch)
+    }))
+}
+
+/// Starts the log on stderr at level info, or as the environment says.
+///
+/// # Errors
+/// A level that is none.
+pub fn start_log() -> Result<(), Failure> {
+    logging::start("info", env_logger::Target::Stderr).map_err(Failure::usage)
+}
+
+/// How soon after the first signal another is taken for the same.
+const PAIR: Duration = Duration::from_millis(500);
+
+/// A latch that SIGTERM, SIGINT and SIGHUP set.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn signal_latch() -> Result<Latch, Failure> {
+    let latch = Latch::new();
+    let set = latch.clone();
+    let first = OnceLock::new();
+    ctrlc::set_handler(move || {
+        // Signals come in pairs: a supervisor tells the process and its group, a terminal that
+        // closes is told by the kernel and by the shell. Only a later one means "at once".
+        if first.get_or_init(Instant::now).elapsed() > PAIR {
+            std::process::exit(130);
+        }
+        set.set();
+    })
+    .map_err(|e| Failure::new(format!("cannot install the signal handler: {e}")))?;
+    Ok(latch)
+}
+
+/// Turns the result of a program into its exit code, and says why when it failed.
+pub fn finish(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell when stderr is gone too.
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}: {}",
+                args::program_name(),
+                wire::one_line(&failure.message)
+            );
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Starts a thread without which the process had better not go on: one that panics ends it, and
+/// whoever started it starts it again.
+///
+/// # Errors
+/// When no thread can be had.
+pub fn spawn_vital(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let thread = name.to_owned();
+    thread::Builder::new().name(thread.clone()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            log::error!("the thread {thread} has panicked; the process ends");
+            std::process::exit(1);
+        }
+    })
+}
+
+/// Tells the service manager, if one waits for it (`Type=notify`).
+pub fn notify(state: &sd_notify::NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(std::slice::from_ref(state)) {
+        log::warn!("cannot notify the service manager: {e}");
+    }
+}

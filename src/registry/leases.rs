@@ -1,0 +1,183 @@
+//! Who has been silent longest: the order in which leases run out.
+//!
+//! Peers with leases of the same length run out in the order in which they were renewed, so one
+//! queue per length, oldest first, is always sorted: a renewal moves a peer to the end, which
+//! costs the same however many there are, and whoever is stale stands at the front of a queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::LeaseTime;
+
+/// The queues. Peers are known by their slot, a small number the registry gives out again once it
+/// is free; a link per slot keeps each queue.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    links: Vec<Option<Link>>,
+    queues: BTreeMap<Duration, Queue>,
+    /// When the first lease of each queue runs out, soonest first: peers may all have leases of
+    /// their own, and then there are as many queues.
+    due: BTreeSet<(LeaseTime, Duration)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    lease: Duration,
+    renewed: LeaseTime,
+    older: Option<usize>,
+    newer: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    oldest: usize,
+    newest: usize,
+    due: LeaseTime,
+}
+
+impl Leases {
+    /// Starts or renews the lease of `slot`, which lasts `lease` from `now` on. Time must not run
+    /// backwards between calls.
+    pub(super) fn renew(&mut self, slot: usize, lease: Duration, now: LeaseTime) {
+        self.end(slot);
+        if self.links.len() <= slot {
+            self.links.resize(slot + 1, None);
+        }
+        let older = match self.queues.get_mut(&lease) {
+            Some(queue) => Some(std::mem::replace(&mut queue.newest, slot)),
+            None => {
+                let due = now.after(lease);
+                let queue = Queue {
+                    oldest: slot,
+                    newest: slot,
+                    due,
+                };
+                self.queues.insert(lease, queue);
+                self.due.insert((due, lease));
+                None
+            }
+        };
+        self.change(older, |link| link.newer = Some(slot));
+        self.links[slot] = Some(Link {
+            lease,
+            renewed: now,
+            older,
+            newer: None,
+        });
+    }
+
+    /// Ends the lease of `slot`, if it has one.
+    pub(super) fn end(&mut self, slot: usize) {
+        let Some(link) = self.links.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        self.change(link.older, |older| older.newer = link.newer);
+        self.change(link.newer, |newer| newer.older = link.older);
+        let Some(queue) = self.queues.get_mut(&link.lease) else {
+            return;
+        };
+        if let Some(older) = link.older
+            && queue.newest == slot
+        {
+            queue.newest = older;
+        }
+        if queue.oldest == slot {
+            self.due.remove(&(queue.due, link.lease));
+            match link
+                .newer
+                .and_then(|newer| Some((newer, self.links[newer]?)))
+            {
+                Some((newer, next)) => {
+                    queue.oldest = newer;
+                    queue.due = next.renewed.after(link.lease);
+                    self.due.insert((queue.due, link.lease));
+                }
+                None => {
+                    self.queues.remove(&link.lease);
+                }
+            }
+        }
+    }
+
+    /// A slot whose lease has run out (was last renewed *more than* its length ago), and how long
+    /// ago it was renewed.
+    pub(super) fn stale(&self, now: LeaseTime) -> Option<(usize, Duration)> {
+        let (due, lease) = self.due.first()?;
+        if *due >= now {
+            return None;
+        }
+        let slot = self.queues.get(lease)?.oldest;
+        Some((slot, now.since(self.links[slot]?.renewed)))
+    }
+
+    fn change(&mut self, slot: Option<usize>, change: impl FnOnce(&mut Link)) {
+        if let Some(link) = slot.and_then(|slot| self.links[slot].as_mut()) {
+            change(link);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Renew(usize, u64),
+        End(usize),
+        Pass(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            (0usize..12, 1u64..4).prop_map(|(slot, lease)| Op::Renew(slot, lease)),
+            (0usize..12).prop_map(Op::End),
+            (0u64..3).prop_map(Op::Pass),
+        ]
+    }
+
+    proptest! {
+        /// Against the obvious: a table that is searched.
+        #[test]
+        fn stale_slots_are_those_a_search_finds(ops in proptest::collection::vec(op(), 1..200)) {
+            let mut leases = Leases::default();
+            let mut table: HashMap<usize, (Duration, LeaseTime)> = HashMap::new();
+            let mut now = LeaseTime::default();
+            for op in ops {
+                match op {
+                    Op::Renew(slot, lease) => {
+                        let lease = Duration::from_secs(lease);
+                        leases.renew(slot, lease, now);
+                        table.insert(slot, (lease, now));
+                    }
+                    Op::End(slot) => {
+                        leases.end(slot);
+                        table.remove(&slot);
+                    }
+                    Op::Pass(seconds) => {
+                        now = now.after(Duration::from_secs(seconds));
+                        let mut expected: Vec<usize> = table
+                            .iter()
+                            .filter(|(_, (lease, renewed))| now.since(*renewed) > *lease)
+                            .map(|(slot, _)| *slot)
+                            .collect();
+                        expected.sort_unstable();
+                        let mut found = Vec::new();
+                        while let Some((slot, _)) = leases.stale(now) {
+                            leases.end(slot);
+                            table.remove(&slot);
+                            found.push(slot);
+                        }
+                        found.sort_unstable();
+                        prop_assert_eq!(found, expected);
+                        prop_assert_eq!(leases.due.len(), leases.queues.len());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+use super::*;
+
+const LEASE: Duration = Duration::from_secs(15);
+
+fn registry() -> Registry {
+    Registry::new(Limits {
+        stale_after: LEASE,
+        max_peers: 100,
+    })
+}
+
+fn at(seconds: f64) -> Now {
+    let since_start = Duration::from_secs_f64(seconds);
+    Now {
+        lease: LeaseTime::default().after(since_start),
+        wall: SystemTime::UNIX_EPOCH + since_start,
+    }
+}
+
+fn cell(id: &str, instance: Option<&str>) -> Registration {
+    Registration {
+        cell_id: CellId::new(id).expect("valid"),
+        ip: "10.0.0.1".into(),
+        port: 1,
+        consciousness_level: 0.5,
+        services: vec!["s".into()],
+        branch: "main".into(),
+        kind: "cell".into(),
+        hostname: String::new(),
+        instance: instance.map(run),
+        stale_after: None,
+    }
+}
+
+fn run(instance: &str) -> Instance {
+    Instance::new(instance).expect("valid")
+}
+
+fn beat(id: &str, instance: Option<&str>) -> Heartbeat {
+    Heartbeat {
+        cell_id: CellId::new(id).expect("valid"),
+        consciousness_level: 0.7,
+        instance: instance.map(run),
+    }
+}
+
+fn ids(registry: &Registry) -> Vec<String> {
+    let list = registry.list();
+    list.peers
+        .iter()
+        .map(|peer| peer.facts.cell_id.to_string())
+        .collect()
+}
+
+fn register(registry: &mut Registry, registration: Registration, now: f64) -> Accepted {
+    registry.register(registration, at(now)).expect("taken")
+}
+
+#[test]
+fn a_peer_is_stale_only_when_more_than_its_lease_has_passed() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", None), 0.0);
+    assert!(registry.reap(at(15.0).lease, 10).is_empty());
+    let reaped = registry.reap(at(15.001).lease, 10);
+    assert_eq!(reaped[0].facts.cell_id.as_str(), "a");
+    assert_eq!(reaped[0].silent_for, Duration::from_millis(15_001));
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn a_beat_revives_a_stale_peer_that_no_pass_has_reaped() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", None), 0.0);
+    assert!(registry.heartbeat(&beat("a", None), at(19.0)).is_ok());
+    assert!(registry.reap(at(20.0).lease, 10).is_empty());
+    assert!((registry.list().peers[0].level - 0.7).abs() < f64::EPSILON);
+}
+
+#[test]
+fn a_re_registration_keeps_its_place_and_a_return_goes_to_the_end() {
+    let mut registry = registry();
+    for id in ["a", "b", "c"] {
+        let _ = register(&mut registry, cell(id, None), 0.0);
+    }
+    let _ = register(&mut registry, cell("a", None), 1.0);
+    assert_eq!(ids(&registry), ["a", "b", "c"]);
+    let _ = registry.deregister("a", None, at(2.0)).expect("known");
+    let _ = register(&mut registry, cell("a", None), 3.0);
+    assert_eq!(ids(&registry), ["b", "c", "a"]);
+}
+
+#[test]
+fn the_revision_rises_with_membership_and_with_nothing_else() {
+    let mut registry = registry();
+    assert_eq!(register(&mut registry, cell("a", None), 0.0).revision, 1);
+    assert_eq!(register(&mut registry, cell("a", None), 1.0).revision, 1);
+    let mut louder = cell("a", None);
+    louder.consciousness_level = 9.0;
+    assert_eq!(register(&mut registry, louder, 2.0).revision, 1);
+    assert_eq!(
+        registry
+            .heartbeat(&beat("a", None), at(3.0))
+            .expect("known")
+            .revision,
+        1
+    );
+    let mut elsewhere = cell("a", None);
+    elsewhere.branch = "other".into();
+    assert_eq!(register(&mut registry, elsewhere, 4.0).revision, 2);
+    let _ = registry.deregister("a", None, at(5.0)).expect("known");
+    assert_eq!(registry.revision(), 3);
+    let _ = registry
+        .deregister("a", None, at(6.0))
+        .expect_err("unknown");
+    assert_eq!(registry.revision(), 3);
+}
+
+#[test]
+fn a_late_delete_cannot_remove_its_successor() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", Some("old")), 0.0);
+    let accepted = register(&mut registry, cell("a", Some("new")), 1.0);
+    assert!(matches!(accepted.change, Change::Replaced(_)));
+    let late = registry.deregister("a", Some(&run("old")), at(2.0));
+    assert_eq!(late.expect_err("fenced"), Refused::Fenced);
+    let late = registry.heartbeat(&beat("a", Some("old")), at(2.0));
+    assert_eq!(late, Err(Refused::Fenced));
+    assert_eq!(ids(&registry), ["a"]);
+    assert!((registry.list().peers[0].level - 0.5).abs() < f64::EPSILON);
+    assert!(registry.heartbeat(&beat("a", Some("new")), at(3.0)).is_ok());
+}
+
+#[test]
+fn a_register_overtaken_by_its_own_delete_is_refused_for_a_minute() {
+    let mut registry = registry();
+    // The DELETE arrives first: nobody of that name is known yet.
+    let early = registry.deregister("a", Some(&run("r")), at(0.0));
+    assert_eq!(early.expect_err("unknown"), Refused::Unknown);
+    let late = registry.register(cell("a", Some("r")), at(1.0));
+    assert_eq!(late.expect_err("overtaken"), Refused::Overtaken);
+    assert!(registry.is_empty());
+    // Its successor, and a client that knows no instances, are taken.
+    let _ = register(&mut registry, cell("a", Some("s")), 2.0);
+    let _ = register(&mut registry, cell("a", None), 3.0);
+    let _ = register(&mut registry, cell("a", Some("r")), 61.0);
+}
+
+#[test]
+fn a_delete_without_instance_lets_the_run_come_back() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", Some("r")), 0.0);
+    let _ = registry.deregister("a", None, at(1.0)).expect("known");
+    let _ = register(&mut registry, cell("a", Some("r")), 2.0);
+    assert_eq!(ids(&registry), ["a"]);
+}
+
+#[test]
+fn without_instance_nothing_is_fenced() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", Some("r")), 0.0);
+    assert!(registry.heartbeat(&beat("a", None), at(1.0)).is_ok());
+    let _ = register(&mut registry, cell("a", None), 2.0);
+    assert!(
+        registry
+            .heartbeat(&beat("a", Some("other")), at(3.0))
+            .is_ok()
+    );
+    let _ = registry.deregister("a", None, at(4.0)).expect("known");
+    let _ = register(&mut registry, cell("a", None), 4.0);
+}
+
+#[test]
+fn a_new_address_without_instance_is_a_replacement() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", None), 0.0);
+    let mut moved = cell("a", None);
+    moved.port = 2;
+    let accepted = register(&mut registry, moved, 4.0);
+    let Change::Replaced(departure) = accepted.change else {
+        panic!("{:?}", accepted.change)
+    };
+    assert_eq!(departure.facts.port, 1);
+    assert_eq!(departure.silent_for, Duration::from_secs(4));
+}
+
+#[test]
+fn an_own_lease_is_for_that_registration_alone() {
+    let mut registry = registry();
+    let mut short = cell("short", None);
+    short.stale_after = Some(Duration::from_secs(1));
+    assert_eq!(
+        register(&mut registry, short, 0.0).lease,
+        Duration::from_secs(1)
+    );
+    let _ = register(&mut registry, cell("usual", None), 0.0);
+    assert_eq!(
+        registry
+            .heartbeat(&beat("short", None), at(0.5))
+            .expect("known")
+            .lease,
+        Duration::from_secs(1)
+    );
+    let reaped = registry.reap(at(1.6).lease, 10);
+    assert_eq!(reaped.len(), 1);
+    assert_eq!(ids(&registry), ["usual"]);
+    let _ = register(&mut registry, cell("short", None), 2.0);
+    assert!(registry.reap(at(15.0).lease, 10).is_empty());
+}
+
+#[test]
+fn a_full_registry_takes_beats_and_re_registrations_but_no_one_new() {
+    let mut registry = Registry::new(Limits {
+        stale_after: LEASE,
+        max_peers: 1,
+    });
+    let _ = register(&mut registry, cell("a", None), 0.0);
+    let refused = registry.register(cell("b", None), at(0.0));
+    assert_eq!(refused.expect_err("full"), Refused::Full);
+    let _ = register(&mut registry, cell("a", None), 1.0);
+    assert!(registry.heartbeat(&beat("a", None), at(2.0)).is_ok());
+}
+
+#[test]
+fn a_pass_takes_out_no_more_than_asked_for() {
+    let mut registry = registry();
+    for n in 0..10 {
+        let _ = register(&mut registry, cell(&format!("c{n}"), None), 0.0);
+    }
+    let sizes: Vec<usize> = (0..4)
+        .map(|_| registry.reap(at(16.0).lease, 4).len())
+        .collect();
+    assert_eq!(sizes, [4, 4, 2, 0]);
+}
+
+#[test]
+fn a_wall_clock_step_changes_only_what_last_seen_shows() {
+    let mut registry = registry();
+    let stepped = Now {
+        lease: at(1.0).lease,
+        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(3_600_000),
+    };
+    let _ = registry.register(cell("a", None), stepped).expect("taken");
+    let back = Now {
+        lease: at(2.0).lease,
+        wall: SystemTime::UNIX_EPOCH,
+    };
+    assert!(registry.heartbeat(&beat("a", None), back).is_ok());
+    assert!(registry.reap(at(17.0).lease, 10).is_empty());
+    assert_eq!(registry.list().peers[0].last_seen, SystemTime::UNIX_EPOCH);
+}

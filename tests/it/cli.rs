@@ -1,0 +1,456 @@
+//! How the programs are started, and what they say when that is done wrongly.
+
+use std::net::TcpListener;
+use std::process::Output;
+use std::time::Duration;
+
+use crate::support::{
+    Child, SOON, Stub, cell, command, discovery, holds_for, ids, register, run, wait_for,
+};
+
+/// The one line a program ends with.
+fn one_line(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(output.stdout.is_empty());
+    text.trim_end().to_owned()
+}
+
+#[test]
+fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allowed() {
+    let plain: &[(&str, &str)] = &[];
+    for (program, arguments, variables, named) in [
+        (
+            "aios-discovery",
+            &["--port", "70000"][..],
+            plain,
+            &["--port", "70000", "65535"][..],
+        ),
+        (
+            "aios-discovery",
+            &[],
+            &[("DISCOVERY_PORT", "x")],
+            &["DISCOVERY_PORT", "'x'", "65535"],
+        ),
+        (
+            "aios-discovery",
+            &["--host", "not a host"],
+            plain,
+            &["--host", "not a host", "IP address"],
+        ),
+        (
+            "aios-discovery",
+            &["--stale-after", "15"],
+            plain,
+            &["--stale-after", "'15'", "500ms, 5s or 2m"],
+        ),
+        (
+            "aios-discovery",
+            &["--stale-after", "1ms"],
+            plain,
+            &["--stale-after", "1ms", "100ms to 60m"],
+        ),
+        (
+            "aios-discovery",
+            &[],
+            &[("AIOS_REAP_EVERY", "-1s")],
+            &["AIOS_REAP_EVERY", "-1s", "5s"],
+        ),
+        (
+            "aios-discovery",
+            &["--level", "NaN"],
+            plain,
+            &["--level", "NaN", "finite"],
+        ),
+        (
+            "aios-discovery",
+            &["--max-peers", "0"],
+            plain,
+            &["--max-peers", "0", "1.."],
+        ),
+        (
+            "aios-discovery",
+            &["--max-connections", "99999999"],
+            plain,
+            &["--max-connections", "99999999", "descriptors"],
+        ),
+        (
+            "aios-discovery",
+            &["--bogus"],
+            plain,
+            &["--bogus", "--help"],
+        ),
+        (
+            "aios-discovery",
+            &[],
+            &[("LOG_LEVEL", "loud")],
+            &["LOG_LEVEL", "loud", "debug"],
+        ),
+        (
+            "aios-discovery",
+            &[],
+            &[("RUST_LOG", "a=b=c")],
+            &["RUST_LOG", "a=b=c", "debug"],
+        ),
+        (
+            "aios-cell",
+            &[],
+            plain,
+            &["--id", "AIOS_CELL_ID", "pure", "alpha"],
+        ),
+        ("aios-cell", &["beta"], plain, &["beta", "pure", "alpha"]),
+        (
+            "aios-cell",
+            &["pure", "--id", "a/b"],
+            plain,
+            &["--id", "a/b", "without '/'"],
+        ),
+        (
+            "aios-cell",
+            &["pure", "--id", ".."],
+            plain,
+            &["--id", "..", "allowed"],
+        ),
+        (
+            "aios-cell",
+            &["pure"],
+            &[("AIOS_CELL_ID", ".")],
+            &["AIOS_CELL_ID", "'.'", "allowed"],
+        ),
+        (
+            "aios-cell",
+            &["pure"],
+            &[("PORT", "http")],
+            &["PORT", "http", "65535"],
+        ),
+        (
+            "aios-cell",
+            &["pure"],
+            &[("HOSTNAME", "a b")],
+            &["HOSTNAME", "a b", "host name"],
+        ),
+        (
+            "aios-cell",
+            &["pure", "--discovery", "ftp://x"],
+            plain,
+            &["--discovery", "ftp://x", "http://HOST:PORT"],
+        ),
+        (
+            "aios-cell",
+            &["pure", "--services", "a\u{7}b"],
+            plain,
+            &["--services", "U+0007"],
+        ),
+        (
+            "aios-cell",
+            &["pure", "--heartbeat-every", "0s"],
+            plain,
+            &["--heartbeat-every", "0s", "10ms"],
+        ),
+        (
+            "aios-mesh",
+            &["peers", "--format", "xml"],
+            plain,
+            &["--format", "xml", "table"],
+        ),
+        ("aios-mesh", &["deregister"], plain, &["missing", "<ID>"]),
+        ("aios-mesh", &["fly"], plain, &["fly"]),
+    ] {
+        let output = run(program, arguments, variables);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{program} {arguments:?} {variables:?}"
+        );
+        let line = one_line(&output);
+        for word in named {
+            assert!(line.contains(word), "{word:?} is not in: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_one_line_that_says_what_to_do() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    for (program, arguments) in [
+        (
+            "aios-discovery",
+            &["--host", "127.0.0.1", "--port", &port][..],
+        ),
+        (
+            "aios-cell",
+            &["pure", "--host", "127.0.0.1", "--port", &port],
+        ),
+        ("aios-mesh", &["up", "--port", &port]),
+    ] {
+        let output = run(program, arguments, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        let line = one_line(&output);
+        assert!(
+            line.contains(&port) && line.contains("choose another port"),
+            "{line}"
+        );
+    }
+    let output = run(
+        "aios-discovery",
+        &["--host", "203.0.113.7", "--port", "0"],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(one_line(&output).contains("choose an address of this host"));
+}
+
+#[test]
+fn help_and_version_are_everywhere() {
+    for arguments in [
+        &["aios-discovery"][..],
+        &["aios-cell"],
+        &["aios-mesh"],
+        &["aios-mesh", "up"],
+        &["aios-mesh", "peers"],
+        &["aios-mesh", "deregister"],
+    ] {
+        let help = run(arguments[0], &[&arguments[1..], &["--help"]].concat(), &[]);
+        assert_eq!(help.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&help.stdout).contains("Usage:"));
+    }
+    for program in ["aios-discovery", "aios-cell", "aios-mesh"] {
+        let version = run(program, &["--version"], &[]);
+        assert_eq!(version.status.code(), Some(0));
+        let version = String::from_utf8(version.stdout).expect("UTF-8");
+        assert_eq!(
+            version,
+            format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
+        );
+    }
+}
+
+#[test]
+fn flags_win_over_variables_and_empty_variables_count_as_unset() {
+    let mut command = command("aios-discovery");
+    command.args(["--port", "0", "--branch", "flag"]);
+    command
+        .env("DISCOVERY_HOST", "127.0.0.1")
+        .env("DISCOVERY_PORT", "1");
+    command
+        .env("AIOS_BRANCH", "variable")
+        .env("CELL_ID", "")
+        .env("AIOS_LEVEL", "2.5");
+    let discovery = Child::listening(command);
+    let health = discovery.get("/health").json();
+    assert_eq!(health["branch"], "flag");
+    assert_eq!(health["cell_id"], "discovery");
+    assert_eq!(health["consciousness_level"], 2.5);
+}
+
+#[test]
+fn the_first_line_of_the_log_says_where_it_listens_and_the_next_how_it_is_set() {
+    let discovery = discovery(&["--stale-after", "90s"]);
+    wait_for("two lines", SOON, || discovery.log().len() >= 2);
+    let log = discovery.log();
+    assert!(
+        log[0].ends_with(&format!("listening on http://{}", discovery.address)),
+        "{log:?}"
+    );
+    assert!(log[1].contains("stale-after=90s"), "{log:?}");
+    let cell = cell(&discovery.url(), &["pure"]);
+    wait_for("two lines", SOON, || cell.log().len() >= 2);
+    let log = cell.log();
+    assert!(
+        log[0].ends_with(&format!("listening on http://{}", cell.address)),
+        "{log:?}"
+    );
+    assert!(
+        log[1].contains("id=pure") && log[1].contains(&discovery.url()),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn the_log_level_is_set_by_either_variable_in_either_language() {
+    for (name, value, lines) in [
+        ("LOG_LEVEL", "WARNING", false),
+        ("LOG_LEVEL", "error", false),
+        ("RUST_LOG", "off", false),
+        ("RUST_LOG", "aios_mesh=info", true),
+        ("LOG_LEVEL", "INFO", true),
+    ] {
+        let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = taken.local_addr().expect("bound").port().to_string();
+        drop(taken);
+        let mut command = command("aios-discovery");
+        command
+            .args(["--host", "127.0.0.1", "--port", &port])
+            .env(name, value);
+        let discovery = Child::spawn(command);
+        let url = format!("127.0.0.1:{port}");
+        wait_for("it listens", SOON, || {
+            std::net::TcpStream::connect(&url).is_ok()
+        });
+        assert_eq!(!discovery.log().is_empty(), lines, "{name}={value}");
+    }
+}
+
+#[test]
+fn check_asks_the_running_program_and_no_other() {
+    let discovery = discovery(&[]);
+    let (_, port) = discovery.address.rsplit_once(':').expect("a port");
+    let check = |program: &str, arguments: &[&str]| {
+        run(
+            program,
+            &[&["--check", "--host", "0.0.0.0"], arguments].concat(),
+            &[],
+        )
+    };
+    assert_eq!(
+        check("aios-discovery", &["--port", port]).status.code(),
+        Some(0)
+    );
+
+    let cell = cell(&discovery.url(), &["pure"]);
+    let (_, cell_port) = cell.address.rsplit_once(':').expect("a port");
+    assert_eq!(
+        check("aios-cell", &["--port", cell_port]).status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        check("aios-cell", &["pure", "--port", cell_port])
+            .status
+            .code(),
+        Some(0)
+    );
+
+    let cell_port = cell_port.to_owned();
+    drop(cell);
+    let dead = check("aios-cell", &["--port", &cell_port]);
+    assert_eq!(dead.status.code(), Some(1));
+    assert!(one_line(&dead).contains("is not healthy"));
+    assert_eq!(
+        check("aios-discovery", &["--port", "0"]).status.code(),
+        Some(2)
+    );
+    assert_eq!(check("aios-cell", &["--port", "0"]).status.code(), Some(2));
+
+    let sick = Stub::start(|_| Some((500, "{}".into())));
+    let (_, port) = sick.address.rsplit_once(':').expect("a port");
+    assert_eq!(
+        check("aios-discovery", &["--port", port]).status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn peers_are_listed_in_four_formats() {
+    let discovery = discovery(&[]);
+    register(&discovery, "b ü");
+    register(&discovery, "a");
+    let url = discovery.url();
+    let peers = |format: &str| {
+        let output = run(
+            "aios-mesh",
+            &["peers", "--format", format],
+            &[("AIOS_DISCOVERY_URL", &url)],
+        );
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert_eq!(peers("ids"), "b ü\na\n");
+    let table = peers("table");
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[0].starts_with("ID   ADDRESS"), "{table}");
+    assert!(lines[1].starts_with("b ü  127.0.0.1:1  cell"), "{table}");
+    assert!(lines[1].ends_with("alive"), "{table}");
+    let tsv = peers("tsv");
+    let row: Vec<&str> = tsv
+        .lines()
+        .nth(2)
+        .expect("three lines")
+        .split('\t')
+        .collect();
+    assert_eq!(row[..5], ["a", "127.0.0.1", "1", "cell", "0"]);
+    assert!(row[6].parse::<f64>().expect("seconds") < 60.0);
+    let json: serde_json::Value = serde_json::from_str(&peers("json")).expect("JSON");
+    assert_eq!(json["count"], 2);
+    // Without an option it is the table.
+    let output = run("aios-mesh", &["peers", "--discovery", &url], &[]);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("ID   ADDRESS"));
+}
+
+#[test]
+fn a_discovery_that_cannot_be_reached_is_one_line_and_exit_code_1() {
+    let gone = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let url = format!("http://{}", gone.local_addr().expect("bound"));
+    drop(gone);
+    for arguments in [&["peers"][..], &["deregister", "a"]] {
+        let output = run(
+            "aios-mesh",
+            &[arguments, &["--discovery", &url]].concat(),
+            &[],
+        );
+        assert_eq!(output.status.code(), Some(1));
+        let line = one_line(&output);
+        assert!(
+            line.contains("cannot reach discovery") && line.contains(&url),
+            "{line}"
+        );
+    }
+    let odd = Stub::start(|_| Some((200, "<html>".into())));
+    let output = run("aios-mesh", &["peers", "--discovery", &odd.url()], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(one_line(&output).contains("no list of peers"));
+}
+
+#[test]
+fn an_operator_takes_a_peer_out_by_any_name_it_may_have() {
+    let discovery = discovery(&[]);
+    let url = discovery.url();
+    for id in ["plain", "with space", "a/b", "ü?#%", ".."] {
+        register(&discovery, id);
+        let output = run("aios-mesh", &["deregister", "--discovery", &url, id], &[]);
+        assert_eq!(output.status.code(), Some(0), "{id}");
+        assert_eq!(output.stdout, format!("deregistered {id}\n").as_bytes());
+        assert!(ids(&discovery).is_empty());
+    }
+    let output = run(
+        "aios-mesh",
+        &["deregister", "--discovery", &url, "nobody"],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(one_line(&output).contains("no peer has the id nobody"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let discovery = discovery(&[]);
+    register(&discovery, "a");
+    let mut command = command("aios-mesh");
+    command.args(["peers", "--discovery", &discovery.url()]);
+    command.stdout(std::process::Stdio::piped());
+    let mut child = Child::spawn(command);
+    child.close_stdout();
+    let (status, _) = child.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{:?}", child.log());
+}
+
+#[test]
+fn a_second_signal_ends_a_program_at_once() {
+    let hanging = Stub::start(|_| None);
+    let mut cell = cell(&hanging.url(), &["pure"]);
+    wait_for("it registers", SOON, || {
+        !hanging.arrived("POST /register").is_empty()
+    });
+    cell.signal(rustix::process::Signal::TERM);
+    cell.wait_for_line("stopping", SOON);
+    // One that follows on the heels of the first is the same one, told twice.
+    cell.signal(rustix::process::Signal::TERM);
+    holds_for("it says goodbye", Duration::from_millis(600), || {
+        cell.runs()
+    });
+    cell.signal(rustix::process::Signal::TERM);
+    let (status, took) = cell.wait(SOON);
+    assert_eq!(status.code(), Some(130));
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}

@@ -1,0 +1,19 @@
+//! The programs as their users meet them: built, started as processes, spoken to over sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
+#![allow(unreachable_pub, dead_code)]
+
+mod cli;
+mod deploy;
+mod door;
+mod lifecycle;
+mod python;
+mod support;
+mod tidy;
+mod up;
+mod wire;

@@ -1,0 +1,107 @@
+//! What the tests share: the built programs as children, a client that shows everything, and
+//! waiting for conditions with a deadline.
+
+mod child;
+mod raw;
+mod stub;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+pub use child::{Child, command, run};
+pub use raw::{Answer, Connection, request};
+use serde_json::Value;
+pub use stub::Stub;
+
+/// How long anything may take that takes milliseconds on an idle machine.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// A discovery on a free port of 127.0.0.1, with further flags.
+pub fn discovery(flags: &[&str]) -> Child {
+    let own = ["--host", "127.0.0.1", "--port", "0"];
+    Child::start("aios-discovery", &[&own, flags].concat())
+}
+
+/// A cell on a free port of 127.0.0.1 that knows `discovery`, with further flags.
+pub fn cell(discovery: &str, flags: &[&str]) -> Child {
+    let own = [
+        "--discovery",
+        discovery,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ];
+    Child::start("aios-cell", &[&own, flags].concat())
+}
+
+/// The ids in `/peers`, in order.
+pub fn ids(discovery: &Child) -> Vec<String> {
+    peers(discovery)
+        .iter()
+        .map(|peer| peer["cell_id"].as_str().expect("a string").to_owned())
+        .collect()
+}
+
+/// The peers in `/peers`, in order.
+pub fn peers(discovery: &Child) -> Vec<Value> {
+    let answer = discovery.get("/peers");
+    assert_eq!(answer.status, 200);
+    answer.json()["peers"].as_array().expect("a list").clone()
+}
+
+/// Registers a peer the way a client does that knows nothing of instances.
+pub fn register(discovery: &Child, id: &str) {
+    let body = serde_json::json!({"cell_id": id, "ip": "127.0.0.1", "port": 1});
+    let answer = discovery.post("/register", &body.to_string());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Waits until `condition` holds; fails after `at_most` with `what` was waited for. Returns how
+/// long it took.
+pub fn wait_for(what: &str, at_most: Duration, mut condition: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !condition() {
+        assert!(
+            started.elapsed() < at_most,
+            "waited {at_most:?} in vain until {what}"
+        );
+        pause(Duration::from_millis(5));
+    }
+    started.elapsed()
+}
+
+/// Asserts that `condition` holds all the while.
+pub fn holds_for(what: &str, how_long: Duration, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while started.elapsed() < how_long {
+        assert!(condition(), "no longer true: {what}");
+        pause(Duration::from_millis(20));
+    }
+}
+
+/// Lets time pass between two looks at something.
+pub fn pause(how_long: Duration) {
+    std::thread::park_timeout(how_long);
+}
+
+/// Says that a test needs something this machine does not have. In CI that is a failure.
+pub fn skip(test: &str, missing: &str) {
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{test} needs {missing}, and nothing is skipped in CI"
+    );
+    // Past the capture of the test runner, which shows only what failing tests print.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {missing} is missing");
+}
+
+/// The middle of several measurements.
+pub fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// Shows a measured figure with the run, past the capture of the test runner.
+pub fn report(figure: &str) {
+    let _ = writeln!(std::io::stderr(), "MEASURED {figure}");
+}

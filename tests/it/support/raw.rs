@@ -1,0 +1,156 @@
+//! A client that sends what it is told, byte for byte, and shows all of the answer.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of the header `name` (in lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("UTF-8")
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// The sentence of an error.
+    pub fn detail(&self) -> String {
+        self.json()["detail"].as_str().expect("a detail").to_owned()
+    }
+}
+
+/// One request on a connection of its own.
+pub fn request(address: &str, method: &str, target: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let mut head =
+        format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for header in headers {
+        head.push_str(header);
+        head.push_str("\r\n");
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    let mut connection = Connection::to(address);
+    connection.send(&[head.as_bytes(), b"\r\n", body].concat());
+    if method == "HEAD" {
+        return connection.answer_without_body().expect("an answer");
+    }
+    connection.answer().expect("an answer")
+}
+
+/// A connection, and what has arrived on it that is not used yet.
+pub struct Connection {
+    pub stream: TcpStream,
+    arrived: Vec<u8>,
+}
+
+impl Connection {
+    pub fn to(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("set");
+        stream.set_nodelay(true).expect("set");
+        Self {
+            stream,
+            arrived: Vec::new(),
+        }
+    }
+
+    /// Sends `bytes`. A server that has heard enough may have closed; its answer still counts.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Says that nothing more comes from here.
+    pub fn finish(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// The next answer; `None` where the connection ends before one begins.
+    pub fn answer(&mut self) -> Option<Answer> {
+        let mut answer = self.answer_without_body()?;
+        let length: usize = answer
+            .header("content-length")
+            .expect("a length")
+            .parse()
+            .expect("a number");
+        while self.arrived.len() < length {
+            assert!(self.read(), "the connection ended within a body");
+        }
+        answer.body = self.arrived.drain(..length).collect();
+        Some(answer)
+    }
+
+    /// The next answer, where it has no body: to HEAD, or 100 Continue.
+    pub fn answer_without_body(&mut self) -> Option<Answer> {
+        let end = loop {
+            let end = self.arrived.windows(4).position(|four| four == b"\r\n\r\n");
+            if let Some(end) = end {
+                break end;
+            }
+            if !self.read() {
+                let rest = self.arrived.escape_ascii().to_string();
+                assert!(
+                    rest.is_empty(),
+                    "the connection ended within a head: {rest}"
+                );
+                return None;
+            }
+        };
+        let head: Vec<u8> = self.arrived.drain(..end + 4).collect();
+        let head = String::from_utf8(head).expect("ASCII");
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().expect("a status line");
+        let status = status.strip_prefix("HTTP/1.1 ").expect("HTTP/1.1");
+        let headers = lines
+            .map(|line| line.split_once(": ").expect("a header"))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        Some(Answer {
+            status: status[..3].parse().expect("a status"),
+            headers,
+            body: Vec::new(),
+        })
+    }
+
+    /// Whether the connection ends now, without a further byte.
+    pub fn ends_silently(&mut self) -> bool {
+        self.arrived.is_empty() && !self.read()
+    }
+
+    /// Reads what has arrived; false at the end of the connection.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0; 16 * 1024];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.arrived.extend_from_slice(&bytes[..count]);
+                true
+            }
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => false,
+            Err(e) => panic!("no answer: {e}"),
+        }
+    }
+}
