@@ -25,7 +25,7 @@
 //! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
 //! - [`client`]: the calls to discovery; the only file that names `ureq`;
 //! - [`shutdown`]: the latch that everything waits on;
-//! - [`program`], [`args`], [`logging`], [`exposition`]: what every binary does around its role.
+//! - [`program`], [`args`], [`logging`], `exposition`: what every binary does around its role.
 //!
 //! # The way of a request
 //!

@@ -1,6 +1,6 @@
 //! Role 1: keeps the list of cells.
 //!
-//! [`Discovery`] guards the pure [`Registry`] and the clock its leases run on with one `Mutex`;
+//! `Discovery` guards the pure [`Registry`] and the clock its leases run on with one `Mutex`;
 //! whatever they say is logged and counted after the lock is free again. `routes` turns requests
 //! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock.
 

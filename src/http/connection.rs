@@ -283,6 +283,8 @@ pub(super) fn turn_away(stream: &TcpStream) {
         .header("Retry-After", "1");
     let told = tiny::render_head(&reply, "close").and_then(|head| {
         stream.set_nonblocking(true)?;
+        // What has arrived and is not read makes the kernel throw the reply away.
+        let _ = (&mut &*stream).read(&mut [0; READ]);
         (&mut &*stream).write_all(&[head, reply.body].concat())
     });
     if let Err(e) = told {

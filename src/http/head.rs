@@ -182,19 +182,27 @@ fn handed_on(all: &Fields<'_, '_>) -> Result<Vec<(&'static str, String)>, Refusa
             ));
         }
         match std::str::from_utf8(value) {
-            // A tab is a blank there (RFC 9110, 5.6.3), but not for everybody behind the door.
-            Ok(text) if text.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~')) => {
+            Ok(text) if text.bytes().all(|b| b.is_ascii_graphic()) => {
+                headers.push((name, text.to_owned()));
+            }
+            // There blanks have a place, and a tab is one (RFC 9110, 5.6.3), but not for everybody
+            // behind the door.
+            Ok(text) if name == "Content-Type" && text.bytes().all(is_printable_or_tab) => {
                 headers.push((name, text.replace('\t', " ")));
             }
             _ => {
                 return Err(Refusal::new(
                     400,
-                    "Host, Origin and Content-Type must be printable ASCII",
+                    "Host, Origin and Content-Type must be printable ASCII, and only the last may have blanks",
                 ));
             }
         }
     }
     Ok(headers)
+}
+
+fn is_printable_or_tab(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~')
 }
 
 /// Path and query of a target, for which `http://host/path` is another way to say `/path`.
@@ -362,6 +370,8 @@ mod tests {
             ("CONNECT h:80 HTTP/1.1\r\nHost: h", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nHost: h", 400),
             ("GET / HTTP/1.1\r\nHost: \u{fc}", 400),
+            ("GET / HTTP/1.1\r\nHost: a\tb", 400),
+            ("GET / HTTP/1.1\r\nHost: a b", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nX-Name: \u{fc}", 200),
             ("GET / HTTP/1.1\r\nHost: h\r\nContent-Type: a/b;\tc=d", 200),
         ] {

@@ -13,7 +13,7 @@
 //!   trusts lengths, waits for ever and keeps what it reads.
 //! - [`Handler`] is the role: it gets a [`Request`] and returns a [`Reply`].
 //!
-//! Beside it [`check`], which asks a program of ours how it is.
+//! Beside it [`check()`], which asks a program of ours how it is.
 
 mod body;
 mod check;

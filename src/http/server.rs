@@ -362,3 +362,68 @@ fn wait(listener: Option<&TcpListener>, woken: &UnixStream, at_most: Option<Dura
     // An interrupted wait is a wait that was short.
     let _ = poll(&mut fds, timeout.as_ref());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::atomic::AtomicU16;
+
+    use super::super::{Reply, Request};
+    use super::*;
+    use crate::shutdown::Latch;
+
+    /// Answers when it is let.
+    #[derive(Default)]
+    struct Slow {
+        asked: Latch,
+        let_go: Latch,
+        refused: AtomicU16,
+    }
+
+    impl Handler for Slow {
+        fn handle(&self, _: &Request) -> Reply {
+            self.asked.set();
+            self.let_go.wait_for(Duration::from_secs(10));
+            Reply::with_body(200, "text/plain", Vec::new())
+        }
+
+        fn refused(&self, status: u16) {
+            self.refused.store(status, Ordering::SeqCst);
+        }
+    }
+
+    fn ask(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).expect("sent");
+        stream
+    }
+
+    fn read(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    #[test]
+    fn a_newcomer_is_turned_away_only_when_all_are_being_answered() {
+        let slow = Arc::new(Slow::default());
+        let handler = Arc::clone(&slow) as Arc<dyn Handler>;
+        let listener = Listener::bind("127.0.0.1", 0).expect("a free port");
+        let limits = Limits::new(1, Duration::from_secs(10));
+        let server = Server::start(listener, limits, handler).expect("started");
+        let first = ask(server.address());
+        assert!(slow.asked.wait_for(Duration::from_secs(10)));
+
+        let answer = read(ask(server.address()));
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        assert!(answer.contains(r#"{"detail":""#), "{answer}");
+        assert_eq!(slow.refused.load(Ordering::SeqCst), 503);
+
+        slow.let_go.set();
+        assert!(read(first).starts_with("HTTP/1.1 200 "));
+        server.stop(Duration::from_secs(1));
+    }
+}
