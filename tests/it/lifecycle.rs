@@ -8,11 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use aios_mesh::cell::{self, Preset};
 use aios_mesh::client::DiscoveryUrl;
 use aios_mesh::shutdown::Latch;
-use aios_mesh::wire::{CellId, parse_timestamp};
+use aios_mesh::wire::CellId;
 use rustix::process::Signal;
 
 use crate::support::{
-    Child, SOON, Stub, cell, discovery, holds_for, ids, median, peers, report, request, wait_for,
+    Child, SOON, Stub, cell, discovery, holds_for, ids, last_seen_at, median, peers, report,
+    request, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,18 +28,6 @@ fn discovery_at(address: &str) -> Child {
 fn free_address() -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("bound").to_string()
-}
-
-/// How long ago, by discovery's own clock, each peer was last seen; and when that was.
-fn last_seen(discovery: &Child) -> HashMap<String, SystemTime> {
-    peers(discovery)
-        .iter()
-        .map(|peer| {
-            let id = peer["cell_id"].as_str().expect("an id").to_owned();
-            let at = parse_timestamp(peer["last_seen"].as_str().expect("a time"));
-            (id, at.expect("a time"))
-        })
-        .collect()
 }
 
 #[test]
@@ -209,7 +198,7 @@ fn a_killed_cell_is_gone_15_to_20_seconds_after_its_last_beat() {
         if doomed > 0 && lived > Duration::from_secs(7) + SECOND / 2 * (10 - doomed as u32) {
             drop(cells.pop());
         }
-        let seen = last_seen(&discovery);
+        let seen = last_seen_at(&discovery.address);
         for name in &names {
             match seen.get(name) {
                 Some(at) => {
@@ -253,14 +242,16 @@ fn cells_are_back_soon_after_discovery_was_killed_and_started_again() {
 fn cells_that_were_there_first_find_a_discovery_that_comes_later() {
     let address = free_address();
     let url = format!("http://{address}");
-    let cells: Vec<Child> = (0..5)
+    let mut cells: Vec<Child> = (0..5)
         .map(|n| cell(&url, &["--id", &format!("cell-{n}")]))
         .collect();
     // They answer before they are registered.
     assert_eq!(cells[0].get("/consciousness").json()["registered"], false);
     let mut here = cells.iter().map(|cell| cell.get("/health").status);
     assert!(here.all(|status| status == 200));
-    holds_for("they wait", 30 * SECOND, || cells.len() == 5);
+    holds_for("they wait", 30 * SECOND, || {
+        cells.iter_mut().all(Child::runs)
+    });
     let discovery = discovery_at(&address);
     // Attempts come 1, 2, 4, 8 and 16 s after each other, or up to a quarter later.
     let took = wait_for("all are listed", 20 * SECOND, || ids(&discovery).len() == 5);
@@ -291,7 +282,7 @@ fn two_hundred_cells_come_back_from_a_restart_and_do_not_beat_in_step() {
     assert!(took < 6 * SECOND, "{took:?}");
 
     // Each is last seen at its own moment of the five seconds.
-    let seen = last_seen(&second);
+    let seen = last_seen_at(&second.address);
     let earliest = seen.values().min().expect("many");
     let mut tenths = [0; 10];
     for at in seen.values() {

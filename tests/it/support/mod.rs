@@ -5,9 +5,12 @@ mod child;
 mod raw;
 mod stub;
 
+use std::collections::HashMap;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
+use aios_mesh::wire::parse_timestamp;
 pub use child::{Child, command, run};
 pub use raw::{Answer, Connection, request};
 use serde_json::Value;
@@ -37,17 +40,37 @@ pub fn cell(discovery: &str, flags: &[&str]) -> Child {
 
 /// The ids in `/peers`, in order.
 pub fn ids(discovery: &Child) -> Vec<String> {
-    peers(discovery)
-        .iter()
-        .map(|peer| peer["cell_id"].as_str().expect("a string").to_owned())
-        .collect()
+    ids_at(&discovery.address)
 }
 
 /// The peers in `/peers`, in order.
 pub fn peers(discovery: &Child) -> Vec<Value> {
-    let answer = discovery.get("/peers");
+    peers_at(&discovery.address)
+}
+
+/// The ids in the `/peers` of a discovery that may be no child of ours.
+pub fn ids_at(address: &str) -> Vec<String> {
+    let id = |peer: &Value| peer["cell_id"].as_str().expect("a string").to_owned();
+    peers_at(address).iter().map(id).collect()
+}
+
+/// Its peers.
+pub fn peers_at(address: &str) -> Vec<Value> {
+    let answer = request(address, "GET", "/peers", &[], b"");
     assert_eq!(answer.status, 200);
     answer.json()["peers"].as_array().expect("a list").clone()
+}
+
+/// When each of its peers was last seen, by its own clock.
+pub fn last_seen_at(address: &str) -> HashMap<String, SystemTime> {
+    peers_at(address)
+        .iter()
+        .map(|peer| {
+            let id = peer["cell_id"].as_str().expect("an id").to_owned();
+            let at = parse_timestamp(peer["last_seen"].as_str().expect("a time"));
+            (id, at.expect("a time"))
+        })
+        .collect()
 }
 
 /// Registers a peer the way a client does that knows nothing of instances.
@@ -83,6 +106,17 @@ pub fn holds_for(what: &str, how_long: Duration, mut condition: impl FnMut() -> 
 /// Lets time pass between two looks at something.
 pub fn pause(how_long: Duration) {
     std::thread::park_timeout(how_long);
+}
+
+/// Whether a command can be run and succeeds: whether what it asks about is there.
+pub fn succeeds(command: &str, arguments: &[&str]) -> bool {
+    Command::new(command)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// Says that a test needs something this machine does not have. In CI that is a failure.
