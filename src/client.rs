@@ -18,7 +18,8 @@ pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a deregistration may take.
 pub const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long reading the list of peers may take.
+/// How long the list of peers may be waited for, and how long it may then take to arrive.
+const PEERS_BEGIN: Duration = Duration::from_secs(5);
 const PEERS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most read of an answer of which only a few fields matter.
@@ -258,8 +259,11 @@ impl Client {
     /// # Errors
     /// When it is not answered with 2xx and a list of peers.
     pub fn peers(&self) -> Result<(PeersRead, Vec<u8>), CallError> {
-        let call = self.agent.get(format!("{}/peers", self.base));
-        let mut response = checked(within(PEERS_TIMEOUT, call).call()?)?;
+        let call = within(PEERS_BEGIN, self.agent.get(format!("{}/peers", self.base)))
+            .config()
+            .timeout_recv_response(Some(PEERS_BEGIN))
+            .timeout_global(Some(PEERS_TIMEOUT));
+        let mut response = checked(call.build().call()?)?;
         let reader = response.body_mut().with_config().limit(LONG_ANSWER);
         let body = reader.read_to_vec()?;
         match serde_json::from_slice(&body) {

@@ -145,7 +145,7 @@ impl Shared {
             kind: settings.kind.clone(),
             hostname: self.state.hostname.clone(),
             instance: Some(self.state.instance.clone()),
-            stale_after: None,
+            stale_after: own_lease(settings.heartbeat_every),
         };
         let known_before = self.maybe_known.swap(true, Ordering::SeqCst);
         let result = self.client.register(&registration);
@@ -238,4 +238,11 @@ impl Shared {
 fn chance() -> f64 {
     // Without randomness cells would move in step, which is no reason to stop.
     f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
+}
+
+/// The lease a cell asks for that beats less often than usual: without it, it would be reaped
+/// between two beats.
+fn own_lease(every: Option<Duration>) -> Option<Duration> {
+    let every = every.filter(|every| *every > wire::HEARTBEAT_EVERY)?;
+    Some(every * wire::BEATS_PER_LEASE)
 }

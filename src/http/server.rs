@@ -383,7 +383,7 @@ mod tests {
     impl Handler for Slow {
         fn handle(&self, _: &Request) -> Reply {
             self.asked.set();
-            self.let_go.wait_for(Duration::from_secs(10));
+            assert!(self.let_go.wait_for(Duration::from_secs(10)));
             Reply::with_body(200, "text/plain", Vec::new())
         }
 

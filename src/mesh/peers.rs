@@ -38,6 +38,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .client()
         .peers()
         .map_err(|e| arguments.target.failure(&e))?;
+    if list.settling {
+        log::warn!("discovery has only just started: cells may still be missing here");
+    }
     let now = SystemTime::now();
     let text = match arguments.format {
         Format::Table => table::table(&list, now, Duration::ZERO),

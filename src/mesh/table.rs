@@ -171,6 +171,7 @@ mod tests {
 
     fn list(peers: Vec<Peer>) -> PeersRead {
         PeersRead {
+            settling: false,
             peers,
             now: Some("2026-01-02T12:21:45.000000Z".into()),
         }

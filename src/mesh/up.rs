@@ -112,6 +112,7 @@ impl View {
             last: PeersRead {
                 peers: Vec::new(),
                 now: None,
+                settling: false,
             },
             taken: Instant::now(),
         }

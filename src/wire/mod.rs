@@ -33,9 +33,9 @@ pub const STALE_AFTER: Duration = Duration::from_secs(15);
 pub const REAP_EVERY: Duration = Duration::from_secs(5);
 /// How many heartbeats a peer may miss: the interval is the stale threshold divided by this.
 pub const BEATS_PER_LEASE: u32 = 3;
-/// The heartbeat intervals that make sense.
+/// The heartbeat intervals that make sense: the longest fits the longest lease three times.
 pub const HEARTBEAT_RANGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(10)..=Duration::from_secs(3600);
+    Duration::from_millis(10)..=Duration::from_secs(1200);
 /// The leases a peer may ask for itself.
 pub const OWN_LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=3_600_000;
 /// The longest text taken for a field, in bytes.

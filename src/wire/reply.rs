@@ -114,6 +114,9 @@ pub struct PeersRead {
     /// When the list was made, by discovery's own clock, if it says so.
     #[serde(default)]
     pub now: Option<String>,
+    /// Whether discovery has only just started, so that cells may be missing from the list.
+    #[serde(default)]
+    pub settling: bool,
 }
 
 /// One peer as a client reads it.

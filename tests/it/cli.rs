@@ -276,19 +276,20 @@ fn the_log_level_is_set_by_either_variable_in_either_language() {
         ("RUST_LOG", "aios_mesh=info", true),
         ("LOG_LEVEL", "INFO", true),
     ] {
-        let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = taken.local_addr().expect("bound").port().to_string();
-        drop(taken);
-        let mut command = command("aios-discovery");
+        // A cell's first call says that it runs, and its end that its log is complete.
+        let discovery = Stub::start(|_| Some((200, "{}".into())));
+        let mut command = command("aios-cell");
         command
-            .args(["--host", "127.0.0.1", "--port", &port])
+            .args(["pure", "--host", "127.0.0.1", "--port", "0"])
+            .args(["--discovery", &discovery.url()])
             .env(name, value);
-        let discovery = Child::spawn(command);
-        let url = format!("127.0.0.1:{port}");
-        wait_for("it listens", SOON, || {
-            std::net::TcpStream::connect(&url).is_ok()
+        let mut cell = Child::spawn(command);
+        wait_for("it registers", SOON, || {
+            !discovery.arrived("POST /register").is_empty()
         });
-        assert_eq!(!discovery.log().is_empty(), lines, "{name}={value}");
+        cell.signal(rustix::process::Signal::TERM);
+        assert_eq!(cell.wait(SOON).0.code(), Some(0));
+        assert_eq!(!cell.whole_log().is_empty(), lines, "{name}={value}");
     }
 }
 
@@ -400,6 +401,30 @@ fn a_discovery_that_cannot_be_reached_is_one_line_and_exit_code_1() {
     let output = run("aios-mesh", &["peers", "--discovery", &odd.url()], &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(one_line(&output).contains("no list of peers"));
+}
+
+#[test]
+fn a_discovery_that_hangs_is_not_waited_for_long() {
+    let hanging = Stub::start(|_| None);
+    let mut command = command("aios-mesh");
+    command.args(["peers", "--discovery", &hanging.url()]);
+    let mut child = Child::spawn(command);
+    let (status, took) = child.wait(SOON);
+    assert_eq!(status.code(), Some(1));
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert_eq!(child.whole_log().len(), 1, "{:?}", child.log());
+}
+
+#[test]
+fn a_list_that_may_be_short_of_cells_is_shown_with_a_word() {
+    let discovery = discovery(&[]);
+    register(&discovery, "a");
+    let arguments = ["peers", "--format", "ids", "--discovery", &discovery.url()];
+    let output = run("aios-mesh", &arguments, &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"a\n");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.contains("discovery has only just started"), "{said}");
 }
 
 #[test]

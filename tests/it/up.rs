@@ -3,12 +3,20 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{Child, SOON, command, pause, report, request, skip, wait_for};
+
+/// Held by a test while its mesh runs: the presets' ports are the same for all.
+static PORTS: Mutex<()> = Mutex::new(());
+
+fn ports() -> MutexGuard<'static, ()> {
+    PORTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// `aios-mesh up` with its output piped, and where its discovery listens.
 fn up() -> Child {
@@ -24,6 +32,7 @@ fn peers(address: &str) -> Value {
 
 #[test]
 fn both_cells_are_listed_and_beat_and_ctrl_c_ends_it_all() {
+    let _ports = ports();
     // A preset's port that is taken is no obstacle; it may be taken already.
     let taken = TcpListener::bind(("127.0.0.1", 8002));
     let mut up = up();
@@ -69,6 +78,7 @@ fn on_a_terminal_the_table_is_refreshed_in_place() {
             "script (bsdutils)",
         );
     }
+    let _ports = ports();
     // script(1) gives the program a terminal of its own and hands on what it writes there.
     let program = format!("exec {} up --port 0", env!("CARGO_BIN_EXE_aios-mesh"));
     let folder = tempfile::tempdir().expect("a folder");

@@ -2,8 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -96,28 +95,20 @@ fn told(manager: &UnixDatagram) -> String {
 fn the_service_manager_is_told_when_a_program_is_ready_and_when_it_stops() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("notify");
-    let name = format!("aios-mesh-test-{}", std::process::id());
-    let abstract_name = SocketAddr::from_abstract_name(&name).expect("a name");
-    let managers = [
-        (UnixDatagram::bind(&path), path.display().to_string()),
-        (UnixDatagram::bind_addr(&abstract_name), format!("@{name}")),
-    ];
-    for (manager, address) in managers {
-        let manager = manager.expect("bound");
-        manager.set_read_timeout(Some(SOON)).expect("set");
-        for (program, flags) in [
-            ("aios-discovery", &[][..]),
-            ("aios-cell", &["pure", "--discovery", "http://127.0.0.1:1"]),
-        ] {
-            let mut command = command(program);
-            command.args(["--host", "127.0.0.1", "--port", "0"]);
-            command.args(flags).env("NOTIFY_SOCKET", &address);
-            let mut child = Child::spawn(command);
-            assert_eq!(told(&manager).trim_end(), "READY=1", "{program}");
-            child.signal(Signal::TERM);
-            assert_eq!(told(&manager).trim_end(), "STOPPING=1", "{program}");
-            assert_eq!(child.wait(SOON).0.code(), Some(0));
-        }
+    let manager = UnixDatagram::bind(&path).expect("bound");
+    manager.set_read_timeout(Some(SOON)).expect("set");
+    for (program, flags) in [
+        ("aios-discovery", &[][..]),
+        ("aios-cell", &["pure", "--discovery", "http://127.0.0.1:1"]),
+    ] {
+        let mut command = command(program);
+        command.args(["--host", "127.0.0.1", "--port", "0"]);
+        command.args(flags).env("NOTIFY_SOCKET", &path);
+        let mut child = Child::spawn(command);
+        assert_eq!(told(&manager).trim_end(), "READY=1", "{program}");
+        child.signal(Signal::TERM);
+        assert_eq!(told(&manager).trim_end(), "STOPPING=1", "{program}");
+        assert_eq!(child.wait(SOON).0.code(), Some(0));
     }
 }
 

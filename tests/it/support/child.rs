@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,7 @@ pub struct Child {
     /// Where it listens, as `IP:PORT`.
     pub address: String,
     log: Arc<Log>,
+    reader: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -79,7 +81,7 @@ impl Child {
         let log = Arc::new(Log::default());
         let stderr = process.stderr.take().expect("piped");
         let sink = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 sink.lines.lock().expect("no panic").push(line);
                 sink.more.notify_all();
@@ -89,6 +91,7 @@ impl Child {
             process,
             address: String::new(),
             log,
+            reader: Some(reader),
         }
     }
 
@@ -100,6 +103,14 @@ impl Child {
     /// What it has said on stderr so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lines.lock().expect("no panic").clone()
+    }
+
+    /// All it has said on stderr; to be called once it has ended.
+    pub fn whole_log(&mut self) -> Vec<String> {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("it reads to the end");
+        }
+        self.log()
     }
 
     /// What it has said on stdout, where that was piped; to be called once it has ended.

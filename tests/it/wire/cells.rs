@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::protocol::head_is_get_without_the_body;
 use super::{Metrics, expect, expect_error, masked};
-use crate::support::{Child, SOON, cell, discovery, peers, wait_for};
+use crate::support::{Child, SOON, Stub, cell, discovery, peers, wait_for};
 
 const ALPHA_SERVICES: [&str; 5] = [
     "code-analysis",
@@ -110,6 +110,23 @@ fn discovery_lists_a_cell_as_its_preset_and_its_flags_describe_it() {
         expected["hostname"] = host_name().into();
         expected["last_seen"] = "TIME".into();
         assert_eq!(masked(peer), expected);
+    }
+}
+
+#[test]
+fn a_cell_that_beats_seldom_asks_for_a_lease_that_allows_for_it() {
+    for (flags, lease) in [
+        (&["pure"][..], Value::Null),
+        (&["pure", "--heartbeat-every", "20s"], json!(60_000)),
+    ] {
+        let stub = Stub::start(|_| Some((200, "{}".into())));
+        let _cell = cell(&stub.url(), flags);
+        wait_for("it registers", SOON, || {
+            !stub.arrived("POST /register").is_empty()
+        });
+        let arrived = &stub.arrived("POST /register")[0];
+        let body: Value = serde_json::from_slice(&arrived.body).expect("JSON");
+        assert_eq!(body["stale_after_ms"], lease, "{flags:?}");
     }
 }
 
