@@ -1,0 +1,209 @@
+//! More connections than there is room for.
+
+use super::*;
+
+/// Waits until every connection waits for its client, and long enough to tell who does longer.
+fn all_wait(discovery: &Child) {
+    let began = Instant::now();
+    wait_for("every connection waits", SOON, || {
+        let states = connection_thread_states(discovery);
+        states.iter().all(|state| state == "S") && began.elapsed() > Duration::from_millis(10)
+    });
+}
+
+#[test]
+fn at_the_cap_the_longest_idle_connection_makes_room() {
+    let discovery = discovery(&["--max-connections", "4"]);
+    let mut held: Vec<Connection> = Vec::new();
+    for _ in 0..4 {
+        let mut connection = discovery.connect();
+        assert!(serves(&mut connection));
+        held.push(connection);
+        all_wait(&discovery);
+    }
+    // The first has been open longest, but the second has been idle longest.
+    assert!(serves(&mut held[0]));
+    all_wait(&discovery);
+    let mut newcomer = discovery.connect();
+    assert!(serves(&mut newcomer), "the newcomer is served");
+    assert!(held[1].ends_silently(), "the longest idle is closed");
+    for kept in [0, 2, 3] {
+        assert!(serves(&mut held[kept]), "connection {kept} is kept");
+    }
+    assert!(serves(&mut newcomer), "the newcomer is kept");
+}
+
+#[test]
+fn at_the_cap_an_unfinished_request_makes_room_when_nobody_is_idle() {
+    let discovery = discovery(&["--max-connections", "3"]);
+    let mut held: Vec<Connection> = Vec::new();
+    for _ in 0..3 {
+        let mut connection = discovery.connect();
+        // The invitation to go on says that the request is being read.
+        start_to_register(&mut connection);
+        held.push(connection);
+        all_wait(&discovery);
+    }
+    let mut newcomer = discovery.connect();
+    assert!(serves(&mut newcomer), "the newcomer is served");
+    assert!(held[0].ends_silently(), "the longest under way is closed");
+    for kept in &mut held[1..] {
+        kept.send(WITNESS.as_bytes());
+        assert_eq!(kept.answer().expect("an answer").status, 200);
+    }
+}
+
+#[test]
+fn at_the_cap_slow_readers_make_room_and_the_slowest_goes_first() {
+    let door = Door::with(&["--max-connections", "4"]);
+    register_a_crowd(&door.discovery);
+    let mut held: Vec<TcpStream> = Vec::new();
+    for _ in 0..4 {
+        held.push(read_slowly(&door.discovery));
+        all_wait(&door.discovery);
+    }
+    door.is_well("as many slow readers as there is room for");
+    let mut newcomer = door.discovery.connect();
+    newcomer.send(posted("", WITNESS).as_bytes());
+    assert_eq!(newcomer.answer().expect("an answer").status, 200);
+    let lists = held.iter_mut().map(|reader| {
+        let mut list = Vec::new();
+        // A reset is an end, too.
+        let _ = reader.read_to_end(&mut list);
+        list.len() > CROWD * 64 * 255
+    });
+    // The newcomer took the place of the first, after `/health` had left.
+    assert_eq!(lists.collect::<Vec<_>>(), [false, true, true, true]);
+    drop((held, newcomer));
+    door.is_as_before("more slow readers than there is room for");
+}
+
+/// Lets this process hold so many connections.
+fn may_hold(connections: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = connections + 500;
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return true;
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).is_ok()
+}
+
+/// Discovery under a limit of descriptors.
+fn discovery_within(descriptors: usize, flags: &[&str]) -> Command {
+    let program = command("aios-discovery");
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .env_clear()
+        .stdin(Stdio::null())
+        .arg("-c")
+        .arg(format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""))
+        .arg(program.get_program())
+        .args(["--host", "127.0.0.1", "--port", "0"])
+        .args(flags);
+    shell
+}
+
+#[test]
+fn a_thousand_held_connections_within_256_descriptors_leave_room_for_health() {
+    if !may_hold(1000) {
+        return skip("a_thousand_held_connections", "1,500 descriptors");
+    }
+    let door = Door::of(Child::listening(discovery_within(256, &USUAL)));
+    let mut held: Vec<Connection> = Vec::new();
+    for count in 0..1000 {
+        let mut connection = door.discovery.connect();
+        match count % 3 {
+            0 => {}
+            1 => connection.send(b"GET /hea"),
+            _ => connection.send(GET_HEALTH),
+        }
+        held.push(connection);
+        if count % 100 == 99 {
+            door.is_well(&format!("{} held connections", count + 1));
+        }
+    }
+    let descriptors = door.discovery.descriptors();
+    assert!(descriptors <= 256, "{descriptors} descriptors");
+    for _ in 0..10 {
+        door.is_well("1,000 held connections");
+    }
+    report(&format!(
+        "door, 1,000 connections within 256: {descriptors} descriptors"
+    ));
+    drop(held);
+    door.is_unchanged("1,000 held connections");
+    door.is_as_before_but(POOL, "1,000 held connections");
+}
+
+#[test]
+fn a_cap_beyond_the_descriptors_is_refused_at_start() {
+    let output = discovery_within(256, &["--max-connections", "1000"])
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    let line = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(
+        line.contains("--max-connections 1000: the limit of 256 file descriptors"),
+        "{line}"
+    );
+    assert_eq!(line.lines().count(), 1, "{line}");
+}
+
+/// Sets a limit of the running discovery, for good.
+fn limit(discovery: &Child, resource: Resource, to: u64) {
+    let pid = Pid::from_raw(i32::try_from(discovery.pid()).expect("a pid"));
+    let to = Rlimit {
+        current: Some(to),
+        maximum: Some(to),
+    };
+    prlimit(pid, resource, to).expect("set");
+}
+
+#[test]
+fn a_lack_of_descriptors_costs_the_longest_idle_connections_and_not_the_listener() {
+    let door = Door::of(discovery(&[]));
+    let mut held: Vec<Connection> = Vec::new();
+    for _ in 0..100 {
+        let mut connection = door.discovery.connect();
+        assert!(serves(&mut connection));
+        held.push(connection);
+        all_wait(&door.discovery);
+    }
+    // Ten below what it has: its own bounds do not know of this.
+    let so_many = u64::try_from(door.discovery.descriptors() - 10).expect("few");
+    limit(&door.discovery, Resource::Nofile, so_many);
+    for _ in 0..ROUNDS {
+        let mut newcomer = door.discovery.connect();
+        assert!(serves(&mut newcomer), "the newcomer is served");
+        drop(newcomer);
+        door.is_well("a lack of descriptors");
+    }
+    assert!(held[0].ends_silently(), "the longest idle is closed");
+    assert!(serves(&mut held[99]), "the last is kept");
+    let log = door.discovery.log().concat();
+    assert!(log.contains("cannot accept connections"), "{log}");
+}
+
+#[test]
+fn a_lack_of_threads_costs_the_longest_idle_connection_and_not_the_newcomer() {
+    let discovery = discovery(&[]);
+    let mut held: Vec<Connection> = Vec::new();
+    for _ in 0..50 {
+        let mut connection = discovery.connect();
+        assert!(serves(&mut connection));
+        held.push(connection);
+        all_wait(&discovery);
+    }
+    // No room for the stack of a further thread.
+    limit(&discovery, Resource::As, discovery.virtual_kib() * 1024);
+    for _ in 0..ROUNDS {
+        let mut newcomer = discovery.connect();
+        assert!(serves(&mut newcomer), "the newcomer is served");
+    }
+    assert!(held[0].ends_silently(), "the longest idle is closed");
+    assert!(serves(&mut held[49]), "the last is kept");
+}
