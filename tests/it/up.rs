@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Child, SOON, command, pause, report, request, skip, wait_for};
+use crate::support::{Child, Connection, SOON, command, pause, report, request, skip, wait_for};
 
 /// Held by a test while its mesh runs: the presets' ports are the same for all.
 static PORTS: Mutex<()> = Mutex::new(());
@@ -49,6 +49,9 @@ fn both_cells_are_listed_and_beat_and_ctrl_c_ends_it_all() {
         seen().iter().zip(&first).all(|(now, then)| now > then)
     });
 
+    // Nobody is waited for who only began to say something.
+    let mut unfinished = Connection::to(&up.address);
+    unfinished.send(b"GET /hea");
     let told = Instant::now();
     up.signal(Signal::INT);
     let (status, _) = up.wait(SOON);

@@ -52,6 +52,16 @@ fn a_request_never_finished_does_not_hold_up_a_stop_for_long() {
 }
 
 #[test]
+fn a_head_never_finished_does_not_hold_up_a_stop() {
+    let mut discovery = discovery(&[]);
+    let mut connection = discovery.connect();
+    connection.send(b"GET /hea");
+    stop(&discovery);
+    assert_ended_well(&mut discovery, NO_WAITING);
+    assert!(connection.ends_silently());
+}
+
+#[test]
 fn a_connection_just_opened_at_a_stop_still_gets_its_answer() {
     let served = (0..5).any(|_| {
         let mut discovery = discovery(&[]);
