@@ -84,7 +84,9 @@ impl Request {
         match &self.content_type {
             Some(content_type) if !is_json(content_type) => Err(Reply::error(
                 415,
-                "the content type must be application/json, or be left out",
+                format!(
+                    "the content type must be application/json or be left out, and not {content_type}; with curl: -H 'Content-Type: application/json'"
+                ),
             )),
             _ => Ok(&self.body),
         }
