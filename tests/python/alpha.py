@@ -1,137 +1,54 @@
 """A stand-in for the Python "alpha" cell: Flask on werkzeug, requests as client.
 
-It speaks the protocol of the mesh as deployed and nothing beyond it. A thread
-registers with back-off, then beats; a beat answered 404 registers again. The
+It speaks the protocol of the mesh as deployed and nothing beyond it. The
 known fault is kept: the DELETE hangs on atexit, which SIGINT reaches and
 SIGTERM does not, so a terminated alpha stays listed until it is reaped.
 
 Run: python alpha.py
-Environment: AIOS_DISCOVERY_URL (http://127.0.0.1:8001), AIOS_CELL_ID (alpha),
-AIOS_CELL_HOST (0.0.0.0), AIOS_CELL_PORT (8000; 0 is any free port),
-AIOS_CELL_ADVERTISE, then HOSTNAME (the host's name), AIOS_HEARTBEAT_EVERY
-(seconds, 5). The first line on stderr is `listening on http://IP:PORT`.
+Environment: as membership.py reads it; the defaults are alpha and 8000. The
+first line on stderr is `listening on http://IP:PORT`.
 """
 
 import atexit
 import json
 import logging
-import os
-import socket
-import sys
-import threading
-import time
 import uuid
 from collections import deque
-from datetime import datetime, timezone
 from types import SimpleNamespace
-from urllib.parse import quote
 
-import prometheus_client
 import requests
 from flask import Flask, Response, abort, jsonify, request
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
-DISCOVERY = os.environ.get("AIOS_DISCOVERY_URL", "http://127.0.0.1:8001").rstrip("/")
-CELL_ID = os.environ.get("AIOS_CELL_ID", "alpha")
-HOST = os.environ.get("AIOS_CELL_HOST", "0.0.0.0")
-PORT = int(os.environ.get("AIOS_CELL_PORT", "8000"))
-HOSTNAME = os.environ.get("HOSTNAME") or socket.gethostname()
-ADVERTISE = os.environ.get("AIOS_CELL_ADVERTISE") or HOSTNAME
-BEAT_EVERY = float(os.environ.get("AIOS_HEARTBEAT_EVERY", "5"))
-LEVEL = 5.2
+from membership import DISCOVERY, HOST, Membership, now, say_where, uptime
+
 IDENTITY = "AIOS Cell Alpha"
 STAGE = "hierarchical_intelligence"
-SERVICES = [
-    "code-analysis",
-    "consciousness-sync",
-    "dendritic-communication",
-    "tachyonic-archival",
-    "geometric-engine",
-]
 PRIMITIVES = {"awareness": 4.5, "adaptation": 0.85, "coherence": 0.92, "momentum": 0.75}
-REGISTER_TIMEOUT, HEARTBEAT_TIMEOUT, DEREGISTER_TIMEOUT = 5, 3, 2
 PEERS_TIMEOUT, MESSAGE_TIMEOUT = 5, 5
-LONGEST_BACK_OFF = 30
 
-log = logging.getLogger("alpha")
-prometheus_client.disable_created_metrics()
-started = time.time()
-stop = threading.Event()
+member = Membership(
+    cell_id="alpha",
+    port=8000,
+    level=5.2,
+    services=[
+        "code-analysis",
+        "consciousness-sync",
+        "dendritic-communication",
+        "tachyonic-archival",
+        "geometric-engine",
+    ],
+    branch="main",
+    kind="alpha_cell",
+)
 cell = SimpleNamespace(
-    port=PORT,
-    registered=False,
-    beats=0,
     processed=0,
     last_sync=None,
     messages=deque(maxlen=100),
     peers={},  # registered by hand, not those of the mesh
 )
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def register() -> bool:
-    body = {
-        "cell_id": CELL_ID,
-        "ip": ADVERTISE,
-        "port": cell.port,
-        "consciousness_level": LEVEL,
-        "services": SERVICES,
-        "branch": "main",
-        "type": "alpha_cell",
-        "hostname": HOSTNAME,
-    }
-    try:
-        requests.post(f"{DISCOVERY}/register", json=body, timeout=REGISTER_TIMEOUT).raise_for_status()
-    except requests.RequestException as error:
-        log.warning("Registration failed: %s", error)
-        return False
-    cell.registered = True
-    log.info("Registered with discovery at %s", DISCOVERY)
-    return True
-
-
-def beat():
-    body = {"cell_id": CELL_ID, "consciousness_level": LEVEL}
-    try:
-        reply = requests.post(f"{DISCOVERY}/heartbeat", json=body, timeout=HEARTBEAT_TIMEOUT)
-        if reply.status_code == 404:
-            log.warning("Discovery does not know this cell, registering again")
-            cell.registered = False
-            register()
-            return
-        reply.raise_for_status()
-        cell.beats += 1
-    except requests.RequestException as error:
-        log.warning("Heartbeat failed: %s", error)
-
-
-def pulse():
-    back_off = 1
-    while not register():
-        if stop.wait(back_off):
-            return
-        back_off = min(2 * back_off, LONGEST_BACK_OFF)
-    while not stop.wait(BEAT_EVERY):
-        beat()
-
-
-def deregister(heart: threading.Thread):
-    stop.set()
-    heart.join()  # a late beat would undo the DELETE
-    if not cell.registered:
-        return
-    try:
-        requests.delete(f"{DISCOVERY}/peer/{quote(CELL_ID, safe='')}", timeout=DEREGISTER_TIMEOUT)
-        log.info("Deregistered from discovery")
-    except requests.RequestException as error:
-        log.warning("Deregistration failed: %s", error)
-
 
 app = Flask(__name__)
 
@@ -165,15 +82,15 @@ def health():
     return {
         "status": "healthy",
         "server": "Cell Alpha Communication Server",
-        "cell_id": CELL_ID,
+        "cell_id": member.cell_id,
         "consciousness": {
-            "level": LEVEL,
+            "level": member.level,
             "identity": IDENTITY,
             "evolutionary_stage": STAGE,
             "communication_ready": True,
             "last_sync": cell.last_sync,
         },
-        "capabilities": SERVICES,
+        "capabilities": member.services,
         "peers_count": len(cell.peers),
         "messages_count": len(cell.messages),
         "timestamp": now(),
@@ -183,13 +100,13 @@ def health():
 @app.get("/consciousness")
 def consciousness():
     return {
-        "cell_id": CELL_ID,
-        "level": LEVEL,
-        "uptime_seconds": time.time() - started,
+        "cell_id": member.cell_id,
+        "level": member.level,
+        "uptime_seconds": uptime(),
         "messages_processed": cell.processed,
         "primitives": PRIMITIVES,
         "peer_count": len(cell.peers),
-        "capabilities": SERVICES,
+        "capabilities": member.services,
         "timestamp": now(),
     }
 
@@ -197,11 +114,11 @@ def consciousness():
 @app.get("/discover")
 def discover():
     return {
-        "cell_id": CELL_ID,
+        "cell_id": member.cell_id,
         "identity": IDENTITY,
-        "consciousness_level": LEVEL,
+        "consciousness_level": member.level,
         "evolutionary_stage": STAGE,
-        "capabilities": SERVICES,
+        "capabilities": member.services,
         "endpoints": sorted({rule.rule for rule in app.url_map.iter_rules() if rule.endpoint != "static"}),
         "timestamp": now(),
     }
@@ -209,14 +126,7 @@ def discover():
 
 @app.get("/metrics")
 def metrics():
-    registry = CollectorRegistry()
-    gauges = {"consciousness_level": LEVEL, **PRIMITIVES, "up": 1, "uptime_seconds": time.time() - started}
-    for name, value in gauges.items():
-        gauge = Gauge(f"aios_cell_{name}", name.replace("_", " "), ["cell_id"], registry=registry)
-        gauge.labels(CELL_ID).set(value)
-    beats = Counter("aios_cell_heartbeat_total", "heartbeats sent", ["cell_id"], registry=registry)
-    beats.labels(CELL_ID).inc(cell.beats)
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(member.metrics(PRIMITIVES), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @app.post("/sync")
@@ -227,9 +137,9 @@ def sync():
     cell.last_sync = now()
     return {
         "status": "synced",
-        "our_level": LEVEL,
+        "our_level": member.level,
         "their_level": theirs,
-        "delta": abs(LEVEL - theirs),
+        "delta": abs(member.level - theirs),
         "timestamp": cell.last_sync,
     }
 
@@ -241,7 +151,7 @@ def message():
         body = wanted("from_cell", "to_cell")
         defaults = {"message_type": "general", "payload": {}, "priority": "normal", "ttl": 60}
     else:
-        defaults = {"to_cell": CELL_ID, "type": "general", "priority": "normal", "metadata": {}}
+        defaults = {"to_cell": member.cell_id, "type": "general", "priority": "normal", "metadata": {}}
     message_id = body.get("message_id") or str(uuid.uuid4())
     received_at = now()
     kept = defaults | body | {"message_id": message_id, "received_at": received_at, "acknowledged": True}
@@ -251,7 +161,7 @@ def message():
         "status": "received",
         "message_id": message_id,
         "timestamp": received_at,
-        "cell_id": CELL_ID,
+        "cell_id": member.cell_id,
         "acknowledged": True,
     }
 
@@ -262,7 +172,7 @@ def messages():
     from_cell = request.args.get("from_cell")
     kept = [m for m in list(cell.messages) if from_cell in (None, m["from_cell"])]
     newest = kept[-limit:] if limit > 0 else []
-    return {"messages": newest, "total": len(kept), "cell_id": CELL_ID}
+    return {"messages": newest, "total": len(kept), "cell_id": member.cell_id}
 
 
 def post_to(url: str, body: dict):
@@ -294,7 +204,7 @@ def send():
     target_url = f"http://{peer['ip'] or peer['hostname']}:{peer['port']}/message"
     sent = {
         "message_id": body.get("message_id") or str(uuid.uuid4()),
-        "from_cell": CELL_ID,
+        "from_cell": member.cell_id,
         "to_cell": to_cell,
         "message_type": body.get("message_type", "general"),
         "payload": body.get("payload", {}),
@@ -333,20 +243,18 @@ def send_to_peer():
     peer = cell.peers.get(body["peer_id"])
     if peer is None:
         fail(404, "Peer not found")
-    sent = {"from_cell": CELL_ID, "content": body["message"], "type": body.get("type", "general")}
+    sent = {"from_cell": member.cell_id, "content": body["message"], "type": body.get("type", "general")}
     answer = post_to(f"{peer['endpoint'].rstrip('/')}/message", sent)
     return {"status": "delivered", "peer_id": body["peer_id"], "response": answer, "timestamp": now()}
 
 
 def main():
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    server = make_server(HOST, member.port, app, threaded=True)
+    ip, member.port = server.socket.getsockname()[:2]
+    say_where(ip, member.port)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line per request
-    server = make_server(HOST, PORT, app, threaded=True)
-    ip, cell.port = server.socket.getsockname()[:2]
-    print(f"listening on http://{f'[{ip}]' if ':' in ip else ip}:{cell.port}", file=sys.stderr, flush=True)
-    heart = threading.Thread(target=pulse, daemon=True)
-    heart.start()
-    atexit.register(deregister, heart)
+    member.start()
+    atexit.register(member.leave)
     server.serve_forever()
 
 

@@ -74,6 +74,8 @@ impl Python {
             .env_clear()
             // Where packages of the user alone would be.
             .envs(std::env::var("HOME").map(|home| ("HOME", home)))
+            // The sources stay as they are.
+            .env("PYTHONDONTWRITEBYTECODE", "1")
             .envs(variables.iter().copied())
             .stdin(Stdio::null());
         Child::listening(command)
