@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::protocol::head_is_get_without_the_body;
-use super::{Metrics, expect, expect_error, masked};
+use super::{Metrics, expect, expect_error, expect_not_allowed, masked};
 use crate::support::{Child, SOON, Stub, cell, discovery, peers, wait_for};
 
 const ALPHA_SERVICES: [&str; 5] = [
@@ -282,15 +282,7 @@ fn metrics(cell: &Child, id: &str, targets: &[&str], level: f64, primitives: [f6
 fn has_manners(cell: &Child, read: &[&str]) {
     for target in read {
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-            let answer = cell.request(method, target, &[], b"");
-            let what = format!("{method} {target}");
-            expect(
-                &what,
-                &answer,
-                405,
-                &json!({"detail": "Method Not Allowed"}),
-            );
-            assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{what}");
+            expect_not_allowed(cell, method, target, "GET, HEAD");
         }
     }
     for target in [

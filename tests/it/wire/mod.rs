@@ -9,7 +9,7 @@ mod protocol;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Answer, Child};
 
@@ -35,6 +35,16 @@ fn expect_error(what: &str, answer: &Answer, status: u16) -> String {
     let detail = answer.detail();
     assert!(!detail.is_empty(), "{what}");
     detail
+}
+
+/// Asserts that `program` has nothing for `method` at `target`, and says what it has.
+#[track_caller]
+fn expect_not_allowed(program: &Child, method: &str, target: &str, allowed: &str) {
+    let answer = program.request(method, target, &[], b"");
+    let what = format!("{method} {target}");
+    let body = json!({"detail": "Method Not Allowed"});
+    expect(&what, &answer, 405, &body);
+    assert_eq!(answer.header("allow"), Some(allowed), "{what}");
 }
 
 /// `value` with a word in place of each value that differs from run to run, whose form is checked.
