@@ -67,7 +67,7 @@ pub fn run_until_signal<S: Parser>(run: impl FnOnce(S, &Latch) -> Result<(), Fai
 /// # Errors
 /// A level that is none.
 pub fn start_log() -> Result<(), Failure> {
-    logging::start("info", env_logger::Target::Stderr).map_err(Failure::usage)
+    logging::start("info", logging::Stderr::default()).map_err(Failure::usage)
 }
 
 /// How soon after the first signal another is taken for the same.
@@ -98,13 +98,10 @@ pub fn finish(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            let name = args::program_name();
+            let line = format!("{name}: {}\n", wire::one_line(&failure.message));
             // Nobody is left to tell when stderr is gone too.
-            let _ = writeln!(
-                std::io::stderr(),
-                "{}: {}",
-                args::program_name(),
-                wire::one_line(&failure.message)
-            );
+            let _ = logging::Stderr::default().write_all(line.as_bytes());
             ExitCode::from(failure.code)
         }
     }

@@ -32,12 +32,11 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let screen = Screen::is_terminal().then(Screen::default);
-    let (level, target) = match &screen {
+    match &screen {
         // The table tells what the log would.
-        Some(screen) => ("warn", env_logger::Target::Pipe(Box::new(screen.clone()))),
-        None => ("info", env_logger::Target::Stderr),
-    };
-    logging::start(level, target).map_err(Failure::usage)?;
+        Some(screen) => logging::start("warn", screen.clone()).map_err(Failure::usage)?,
+        None => program::start_log()?,
+    }
     let latch = program::signal_latch()?;
 
     let discovery = discovery::start(discovery::Settings::local(HOST, arguments.port)?)?;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{
     Child, SOON, Stub, cell, command, discovery, holds_for, ids, register, run, wait_for,
@@ -292,6 +292,42 @@ fn the_log_level_is_set_by_either_variable_in_either_language() {
         assert_eq!(cell.wait(SOON).0.code(), Some(0));
         assert_eq!(!cell.whole_log().is_empty(), lines, "{name}={value}");
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nobody() {
+    let mut discovery = discovery(&[]);
+    let reading = discovery.reading();
+    // Some 150 KB of log, twice what a pipe holds.
+    let talk = |discovery: &Child| {
+        let started = Instant::now();
+        for n in 0..500 {
+            register(discovery, &format!("{n:0>250}"));
+        }
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    };
+    let unread = reading.lock();
+    talk(&discovery);
+    drop(unread);
+    // Read again, it goes on and says what is missing.
+    let missing = "lines of the log that nobody read in time and are lost: ";
+    wait_for("it says what is missing", SOON, || {
+        register(&discovery, "again");
+        discovery.log().concat().contains(missing)
+    });
+    let line = discovery.wait_for_line(missing, SOON);
+    let (_, lost) = line.split_once(missing).expect("in there");
+    let lost: u32 = lost.parse().expect("a number");
+    assert!((100..500).contains(&lost), "{line}");
+
+    let unread = reading.lock();
+    talk(&discovery);
+    discovery.signal(rustix::process::Signal::TERM);
+    let (status, took) = discovery.wait(SOON);
+    drop(unread);
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 #[test]

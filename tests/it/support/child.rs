@@ -24,6 +24,7 @@ pub struct Child {
 struct Log {
     lines: Mutex<Vec<String>>,
     more: Condvar,
+    reading: Arc<Mutex<()>>,
 }
 
 /// A command for a built program that sees none of this process's settings.
@@ -83,6 +84,7 @@ impl Child {
         let sink = Arc::clone(&log);
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                drop(sink.reading.lock());
                 sink.lines.lock().expect("no panic").push(line);
                 sink.more.notify_all();
             }
@@ -111,6 +113,11 @@ impl Child {
             reader.join().expect("it reads to the end");
         }
         self.log()
+    }
+
+    /// Nobody reads what it says on stderr while this is locked.
+    pub fn reading(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.log.reading)
     }
 
     /// What it has said on stdout, where that was piped; to be called once it has ended.
