@@ -55,7 +55,7 @@ impl Server {
     ) -> io::Result<Self> {
         let address = listener.address();
         let (wake, woken) = UnixStream::pair()?;
-        let workers = Workers::new(THREAD_KEPT.min(limits.idle));
+        let kept_for = THREAD_KEPT.min(limits.idle);
         let shared = Arc::new(Shared {
             handler,
             limits,
@@ -65,6 +65,11 @@ impl Server {
             stopping: AtomicBool::new(false),
             started: Instant::now(),
         });
+        let workers = {
+            let shared = Arc::clone(&shared);
+            // Nothing is left of a crowd that has gone.
+            Workers::new(kept_for, move |threads| shared.pairs.keep(threads))
+        };
         let accept = {
             let shared = Arc::clone(&shared);
             program::spawn_vital("accept", move || {

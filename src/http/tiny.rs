@@ -74,6 +74,18 @@ impl Pairs {
         }
     }
 
+    /// Keeps no more pairs than there are threads to use them.
+    pub(super) fn keep(&self, threads: usize) {
+        let mut pool = self.lock();
+        let surplus = pool.made.saturating_sub(threads).min(pool.free.len());
+        let kept = pool.free.len() - surplus;
+        let gone = pool.free.split_off(kept);
+        pool.made -= gone.len();
+        // Their sockets are closed after the lock is free again.
+        drop(pool);
+        drop(gone);
+    }
+
     fn borrow(&self) -> io::Result<Lent<'_>> {
         let mut pool = self
             .returned

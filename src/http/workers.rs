@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// Enough for the deepest JSON that is taken, with room to spare.
@@ -18,17 +19,27 @@ pub(super) struct Workers {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
-    ready: Condvar,
+    crew: Mutex<Crew>,
     kept_for: Duration,
+    /// Told how many threads are left when one ends.
+    ended: Box<dyn Fn(usize) + Send + Sync>,
 }
 
 #[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
+struct Crew {
     threads: usize,
-    /// Those of them that have no job, be it that they only start.
-    idle: usize,
+    /// Threads without a job. The one that was busy last gets the next, so that those there is no
+    /// work for stay idle, and end.
+    idle: Vec<Idle>,
+    /// Jobs for threads that only start, or for whoever is done with another.
+    jobs: VecDeque<Job>,
+    /// Threads that were started and have not looked for a job yet.
+    starting: usize,
+}
+
+struct Idle {
+    thread: ThreadId,
+    job: Sender<Job>,
 }
 
 /// When a job runs.
@@ -40,13 +51,14 @@ pub(super) enum Start {
 }
 
 impl Workers {
-    /// Threads that stay for `kept_for` when they have nothing to do.
-    pub(super) fn new(kept_for: Duration) -> Self {
+    /// Threads that stay for `kept_for` when they have nothing to do. When one ends, `ended` is
+    /// told how many are left.
+    pub(super) fn new(kept_for: Duration, ended: impl Fn(usize) + Send + Sync + 'static) -> Self {
         Self {
             shared: Arc::new(Shared {
-                queue: Mutex::default(),
-                ready: Condvar::new(),
+                crew: Mutex::default(),
                 kept_for,
+                ended: Box::new(ended),
             }),
         }
     }
@@ -57,64 +69,129 @@ impl Workers {
     /// # Errors
     /// When there is no thread and none can be had. The job is dropped.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<Start> {
+        let job: Job = Box::new(job);
         {
-            let mut queue = self.shared.lock();
-            queue.jobs.push_back(Box::new(job));
-            if queue.idle >= queue.jobs.len() {
-                self.shared.ready.notify_one();
+            let mut crew = self.shared.lock();
+            if let Some(idle) = crew.idle.pop() {
+                // It listens until it has taken itself off the list.
+                let _ = idle.job.send(job);
                 return Ok(Start::Now);
             }
-            queue.threads += 1;
-            queue.idle += 1;
+            crew.jobs.push_back(job);
+            crew.threads += 1;
+            crew.starting += 1;
         }
         let shared = Arc::clone(&self.shared);
         let started = thread::Builder::new()
             .name("connection".to_owned())
             .stack_size(STACK)
-            .spawn(move || {
-                while let Some(job) = shared.next() {
-                    // What it held is dropped; the thread is needed on.
-                    let _ = catch_unwind(AssertUnwindSafe(job));
-                    shared.lock().idle += 1;
-                }
-            });
+            .spawn(move || shared.work());
         let Err(e) = started else {
             return Ok(Start::Now);
         };
-        let mut queue = self.shared.lock();
-        queue.threads -= 1;
-        queue.idle -= 1;
-        if queue.threads > 0 {
+        let mut crew = self.shared.lock();
+        crew.threads -= 1;
+        crew.starting -= 1;
+        if crew.threads > 0 {
             return Ok(Start::Later);
         }
-        let job = queue.jobs.pop_back();
+        let job = crew.jobs.pop_back();
         // What it holds needs a lock of its own when it is dropped.
-        drop(queue);
+        drop(crew);
         drop(job);
         Err(e)
     }
 
     /// How many jobs wait for a thread that is busy with another.
     pub(super) fn short_of(&self) -> usize {
-        let queue = self.shared.lock();
-        queue.jobs.len().saturating_sub(queue.idle)
+        let crew = self.shared.lock();
+        crew.jobs.len().saturating_sub(crew.starting)
     }
 }
 
 impl Shared {
-    /// The next job; `None` when none has come for a while, and the thread is to end.
-    fn next(&self) -> Option<Job> {
-        let (mut queue, _) = self
-            .ready
-            .wait_timeout_while(self.lock(), self.kept_for, |queue| queue.jobs.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        queue.idle -= 1;
-        let job = queue.jobs.pop_front();
-        queue.threads -= usize::from(job.is_none());
-        job
+    /// The life of a thread.
+    fn work(&self) {
+        let (sender, receiver) = channel();
+        self.lock().starting -= 1;
+        while let Some(job) = self.next(&sender, &receiver) {
+            // What it held is dropped; the thread is needed on.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+        }
+        let left = self.lock().threads;
+        (self.ended)(left);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The next job; `None` when none has come for a while, and the thread is to end.
+    fn next(&self, sender: &Sender<Job>, receiver: &Receiver<Job>) -> Option<Job> {
+        let thread = thread::current().id();
+        {
+            let mut crew = self.lock();
+            if let Some(job) = crew.jobs.pop_front() {
+                return Some(job);
+            }
+            crew.idle.push(Idle {
+                thread,
+                job: sender.clone(),
+            });
+        }
+        if let Ok(job) = receiver.recv_timeout(self.kept_for) {
+            return Some(job);
+        }
+        let mut crew = self.lock();
+        let on_the_list = crew.idle.iter().position(|idle| idle.thread == thread);
+        if let Some(place) = on_the_list {
+            crew.idle.remove(place);
+            crew.threads -= 1;
+            return None;
+        }
+        drop(crew);
+        // Somebody took it off the list just now, to send a job.
+        receiver.recv().ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Crew> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_light_load_keeps_no_more_threads_than_it_needs() {
+        const KEPT: Duration = Duration::from_millis(200);
+        let (ended, left) = mpsc::channel();
+        let ended = Mutex::new(ended);
+        let workers = Workers::new(KEPT, move |count| {
+            let _ = ended.lock().expect("no panic").send(count);
+        });
+        // Twenty at once.
+        let (done, all_done) = mpsc::channel();
+        let gate = Arc::new(std::sync::Barrier::new(20));
+        for _ in 0..20 {
+            let (gate, done) = (Arc::clone(&gate), done.clone());
+            let job = move || {
+                gate.wait();
+                done.send(thread::current().id()).expect("it is waited for");
+            };
+            assert_eq!(workers.run(job).expect("threads can be had"), Start::Now);
+        }
+        assert_eq!(all_done.iter().take(20).count(), 20);
+        // Then one after the other, often enough to keep each of them from being idle for long if
+        // they took turns.
+        let deadline = Instant::now() + 100 * KEPT;
+        while left.try_iter().last() != Some(1) {
+            assert!(Instant::now() < deadline, "threads are kept");
+            let done = done.clone();
+            let job = move || done.send(thread::current().id()).expect("it is waited for");
+            assert_eq!(workers.run(job).expect("threads can be had"), Start::Now);
+            all_done.recv().expect("it runs");
+            thread::park_timeout(KEPT / 40);
+        }
     }
 }

@@ -23,6 +23,31 @@ fn two_hundred_clients_of_http2_leave_nothing_behind() {
 }
 
 #[test]
+fn a_crowd_of_clients_leaves_nothing_behind_even_where_one_goes_on_asking() {
+    let door = Door::open();
+    let crowd = || {
+        std::thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| {
+                    let mut connection = door.discovery.connect();
+                    assert!((0..100).all(|_| serves(&mut connection)));
+                });
+            }
+        });
+    };
+    crowd();
+    door.is_as_before("a crowd");
+    crowd();
+    // A request every 20 ms, each on a connection of its own, needs no more than a thread or two.
+    wait_for("the others end", 2 * IDLE + SOON, || {
+        door.is_well("a crowd");
+        pause(Duration::from_millis(20));
+        connection_threads(&door.discovery) <= 2
+    });
+    door.is_as_before("a crowd, and one that goes on asking");
+}
+
+#[test]
 fn an_endless_sender_costs_no_memory() {
     const MIB: usize = 1 << 20;
     /// What it may grow by, in KiB.

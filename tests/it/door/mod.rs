@@ -25,9 +25,6 @@ use crate::support::{
 const ROUNDS: usize = 3;
 /// The idle time-out of the discovery that is tried.
 const IDLE: Duration = Duration::from_secs(2);
-/// What is kept from a time of many requests at once: seven further socket pairs, made of three
-/// descriptors each.
-const POOL: usize = 7 * 3;
 /// The flags it is started with: the witness outlives every test.
 const USUAL: [&str; 4] = ["--idle-timeout", "2s", "--stale-after", "60m"];
 /// How soon `/health` answers, whatever else goes on.
@@ -86,12 +83,7 @@ impl Door {
 
     /// What connections took is given back once they and their threads have been idle.
     fn is_as_before(&self, after: &str) {
-        self.is_as_before_but(0, after);
-    }
-
-    /// The same, but for descriptors that are kept for the next requests.
-    fn is_as_before_but(&self, kept: usize, after: &str) {
-        let (threads, descriptors) = (self.threads, self.descriptors + kept);
+        let (threads, descriptors) = (self.threads, self.descriptors);
         let before = format!("{threads} threads, {descriptors} descriptors are left after {after}");
         let took = wait_for(&before, 2 * IDLE + SOON, || {
             connection_threads(&self.discovery) == 0
