@@ -1,8 +1,10 @@
 //! Reading flags and environment variables: the value types the settings share, and errors that
 //! fit one line.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -72,13 +74,27 @@ fn without_empty_variables(command: Command) -> Command {
 }
 
 fn one_line(error: &clap::Error, command: &Command, argv: &[OsString]) -> String {
-    let text = error.to_string();
-    let mut line = text
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("error: ")
-        .to_owned();
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let mut line = match error.kind() {
+        // Put together here: in clap's text the value may bring lines of its own.
+        ErrorKind::ValueValidation => format!(
+            "invalid value '{}' for '{}': {}",
+            wire::one_line(context(ContextKind::InvalidValue).unwrap_or_default()),
+            context(ContextKind::InvalidArg).unwrap_or_default(),
+            error
+                .source()
+                .map_or("it is not allowed".to_owned(), ToString::to_string)
+        ),
+        ErrorKind::InvalidUtf8 => format!("{} is not UTF-8", not_utf8(command, argv)),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            line.trim_start_matches("error: ").to_owned()
+        }
+    };
     // What is missing stands on the lines below.
     if error.kind() == ErrorKind::MissingRequiredArgument
         && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
@@ -95,6 +111,27 @@ fn one_line(error: &clap::Error, command: &Command, argv: &[OsString]) -> String
         line = format!("{line} (from the variable {variable})");
     }
     format!("{line}; see --help")
+}
+
+/// What clap found not to be UTF-8, which it does not say.
+fn not_utf8(command: &Command, argv: &[OsString]) -> String {
+    if let Some(argument) = argv.iter().find(|argument| argument.to_str().is_none()) {
+        return format!("the argument '{}'", argument.to_string_lossy());
+    }
+    let commands = std::iter::once(command).chain(command.get_subcommands());
+    let mut variables = commands.flat_map(Command::get_arguments).filter_map(|arg| {
+        let name = arg.get_env()?;
+        let value = std::env::var_os(name)?;
+        let value = value
+            .to_str()
+            .is_none()
+            .then(|| value.to_string_lossy().into_owned())?;
+        Some(format!(
+            "the variable {}, '{value}',",
+            name.to_string_lossy()
+        ))
+    });
+    variables.next().unwrap_or_else(|| "a variable".to_owned())
 }
 
 /// clap names the flag even where the value came from its variable.
@@ -190,6 +227,18 @@ pub fn port(text: &str) -> Result<u16, String> {
         .map_err(|_| "allowed is 0 (any free port) to 65535".to_owned())
 }
 
+/// How many of something there may be, at least one.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| "allowed is a whole number from 1 on".to_owned())
+}
+
 /// A finite number.
 ///
 /// # Errors
@@ -211,9 +260,30 @@ pub fn host(text: &str) -> Result<String, String> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(text);
-    wire::check_host(bare)
-        .map_err(|why| format!("{why}; allowed is an IP address or a host name"))?;
-    Ok(bare.to_owned())
+    // Four numbers would be looked up as a name, in vain: an address with a slip in it.
+    let is_number = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_digit());
+    let is_slip = bare.parse::<IpAddr>().is_err()
+        && bare.split('.').count() == 4
+        && bare.split('.').all(is_number);
+    match wire::check_host(bare) {
+        Ok(()) if !is_slip => Ok(bare.to_owned()),
+        Ok(()) => Err("allowed is an IP address or a host name".to_owned()),
+        Err(why) => Err(format!("{why}; allowed is an IP address or a host name")),
+    }
+}
+
+/// A [`host`] that others can be told of: not one that stands for all addresses.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn reachable_host(text: &str) -> Result<String, String> {
+    let host = host(text)?;
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Err(format!(
+            "{ip} stands for all addresses; allowed is one that others reach"
+        )),
+        _ => Ok(host),
+    }
 }
 
 /// Short text as discovery takes it: at most 255 bytes, no control characters.
@@ -223,6 +293,17 @@ pub fn host(text: &str) -> Result<String, String> {
 pub fn text(text: &str) -> Result<String, String> {
     wire::check_text(text)?;
     Ok(text.to_owned())
+}
+
+/// [`text`] that is not empty.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("allowed is a name of 1 to 255 bytes".to_owned()),
+        text => self::text(text),
+    }
 }
 
 /// The name of the host this runs on.

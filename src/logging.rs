@@ -132,12 +132,10 @@ fn has_room(patience: Duration) -> bool {
 
 fn filters(default_level: &str) -> Result<String, String> {
     for name in ["LOG_LEVEL", "RUST_LOG"] {
-        let Ok(value) = std::env::var(name) else {
+        let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else {
             continue;
         };
-        if value.is_empty() {
-            continue;
-        }
+        let value = value.to_string_lossy();
         return read_filters(&value).ok_or_else(|| {
             format!("{name}={value}: allowed is error, warn, info, debug, trace, off or directives like info,aios_mesh::http=debug")
         });

@@ -35,7 +35,7 @@ pub struct Arguments {
     pub port: Option<u16>,
 
     /// Address or host name that others reach the cell at [default: the variable HOSTNAME, else the address that reaches discovery].
-    #[arg(long, env = "AIOS_CELL_ADVERTISE", value_parser = args::host)]
+    #[arg(long, env = "AIOS_CELL_ADVERTISE", value_parser = args::reachable_host)]
     pub advertise: Option<String>,
 
     /// Consciousness level [default: the preset's, else 0].
@@ -182,7 +182,7 @@ impl Settings {
         })?;
         let advertise = match arguments.advertise {
             Some(advertise) => Some(advertise),
-            None => variable("HOSTNAME", args::host)?,
+            None => variable("HOSTNAME", args::reachable_host)?,
         };
         Ok(Self {
             id,

@@ -22,11 +22,11 @@ pub struct Settings {
     pub port: u16,
 
     /// Name shown in /health and as the label of the metrics.
-    #[arg(long, env = "CELL_ID", default_value = "discovery", value_parser = args::text)]
+    #[arg(long, env = "CELL_ID", default_value = "discovery", value_parser = args::name)]
     pub id: String,
 
     /// Label of the host discovery runs on, shown in /peers and /health [default: the host's name].
-    #[arg(long, env = "AIOS_MY_HOST", value_parser = args::text)]
+    #[arg(long, env = "AIOS_MY_HOST", value_parser = args::name)]
     pub my_host: Option<String>,
 
     /// Branch shown in /health.
@@ -48,13 +48,11 @@ pub struct Settings {
     pub reap_every: Duration,
 
     /// How many peers are taken; more are refused with 503.
-    #[arg(long, env = "AIOS_MAX_PEERS", default_value_t = 1_000_000,
-          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, env = "AIOS_MAX_PEERS", default_value_t = 1_000_000, value_parser = args::count)]
     pub max_peers: usize,
 
     /// How many connections are held at once [default: from the file-descriptor limit, at most 8192].
-    #[arg(long, env = "AIOS_MAX_CONNECTIONS",
-          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, env = "AIOS_MAX_CONNECTIONS", value_parser = args::count)]
     pub max_connections: Option<usize>,
 
     /// After how long without a request a connection is closed.

@@ -49,8 +49,12 @@ impl Listener {
             };
             Failure::new(format!("cannot listen on {at}: {e}{advice}"))
         };
-        let mut addresses: Vec<SocketAddr> =
-            (host, port).to_socket_addrs().map_err(fail)?.collect();
+        let named = (host, port).to_socket_addrs().map_err(|e| {
+            Failure::new(format!(
+                "cannot look up {host}: {e}; choose an address of this host with --host"
+            ))
+        })?;
+        let mut addresses: Vec<SocketAddr> = named.collect();
         // A name may stand for several; IPv4 is where everybody looks.
         addresses.sort_by_key(|address| !address.is_ipv4());
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

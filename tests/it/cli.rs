@@ -1,7 +1,9 @@
 //! How the programs are started, and what they say when that is done wrongly.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -67,7 +69,31 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             "aios-discovery",
             &["--max-peers", "0"],
             plain,
-            &["--max-peers", "0", "1.."],
+            &["--max-peers", "0", "from 1 on"],
+        ),
+        (
+            "aios-discovery",
+            &["--max-connections", "many"],
+            plain,
+            &["--max-connections", "'many'", "from 1 on"],
+        ),
+        (
+            "aios-discovery",
+            &["--branch", "a\nb"],
+            plain,
+            &["--branch", "'a\\nb'", "U+000A"],
+        ),
+        (
+            "aios-discovery",
+            &["--id", ""],
+            plain,
+            &["--id", "''", "1 to 255 bytes"],
+        ),
+        (
+            "aios-discovery",
+            &[],
+            &[("DISCOVERY_HOST", "256.0.0.1")],
+            &["DISCOVERY_HOST", "'256.0.0.1'", "IP address"],
         ),
         (
             "aios-discovery",
@@ -144,6 +170,12 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
         ),
         (
             "aios-cell",
+            &["pure", "--advertise", "0.0.0.0"],
+            plain,
+            &["--advertise", "0.0.0.0", "others reach"],
+        ),
+        (
+            "aios-cell",
             &["pure", "--heartbeat-every", "0s"],
             plain,
             &["--heartbeat-every", "0s", "10ms"],
@@ -168,6 +200,36 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             assert!(line.contains(word), "{word:?} is not in: {line}");
         }
     }
+}
+
+#[test]
+fn what_is_no_utf8_is_refused_by_name() {
+    let odd = OsStr::from_bytes(b"a\xff");
+    for (variable, named) in [("CELL_ID", "CELL_ID"), ("LOG_LEVEL", "LOG_LEVEL")] {
+        let mut command = command("aios-discovery");
+        let output = command.env(variable, odd).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(2));
+        let line = one_line(&output);
+        assert!(line.contains(named) && line.contains("a\u{fffd}"), "{line}");
+    }
+    let mut command = command("aios-discovery");
+    let output = command
+        .arg("--branch")
+        .arg(odd)
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    let line = one_line(&output);
+    assert!(line.contains("'a\u{fffd}' is not UTF-8"), "{line}");
+}
+
+#[test]
+fn a_host_that_cannot_be_found_is_one_line_that_says_what_to_do() {
+    let output = run("aios-discovery", &["--host", "no.such.host.invalid"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = one_line(&output);
+    let named = ["no.such.host.invalid", "choose an address", "--host"];
+    assert!(named.iter().all(|word| line.contains(word)), "{line}");
 }
 
 #[test]
