@@ -136,6 +136,18 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// Whether discovery has certainly not acted on the call. After no answer, or that of a gateway
+    /// which had none (RFC 9110, 15.6.3 and 15.6.5), it may have.
+    #[must_use]
+    pub fn changed_nothing(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => !matches!(status, 502 | 504),
+            Self::NoAnswer { never_sent, .. } => *never_sent,
+        }
+    }
+}
+
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -164,6 +176,10 @@ impl From<ureq::Error> for CallError {
             _ => false,
         };
         let cause = match error {
+            // What the TLS library makes of an answer that is none of its protocol.
+            Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => {
+                format!("{e}; is https spoken there?")
+            }
             Error::Io(e) => e.to_string(),
             Error::Timeout(_) => "no answer in time".to_owned(),
             other => other.to_string(),

@@ -149,14 +149,7 @@ impl Shared {
         };
         let known_before = self.maybe_known.swap(true, Ordering::SeqCst);
         let result = self.client.register(&registration);
-        // A gateway's 5xx does not tell whether discovery took the registration.
-        if let Err(
-            CallError::NoAnswer {
-                never_sent: true, ..
-            }
-            | CallError::Status { status: ..500, .. },
-        ) = &result
-        {
+        if result.as_ref().is_err_and(CallError::changed_nothing) {
             self.maybe_known.store(known_before, Ordering::SeqCst);
         }
         self.state

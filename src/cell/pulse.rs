@@ -54,7 +54,7 @@ pub(super) enum Notice {
 }
 
 /// The state of a cell's registration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pulse {
     interval: Duration,
     /// The interval where discovery asks for none.
@@ -119,11 +119,11 @@ impl Pulse {
         interval: Option<Duration>,
         chance: f64,
     ) -> Vec<Notice> {
-        let range = wire::HEARTBEAT_RANGE;
         let wanted = match interval {
             _ if self.fixed => self.interval,
-            Some(interval) => interval.clamp(*range.start(), *range.end()),
-            None => self.usual,
+            Some(interval) if wire::HEARTBEAT_RANGE.contains(&interval) => interval,
+            // Nobody means that.
+            Some(_) | None => self.usual,
         };
         let changed = std::mem::replace(&mut self.interval, wanted) != wanted;
         if matches!(self.state, State::New { .. }) || changed {
@@ -316,10 +316,13 @@ mod tests {
         let mut pulse = Pulse::new(FIVE, None, at(0.0));
         let _ = pulse.registered(at(0.0), told, 1.0);
         assert_eq!(pulse.next(at(0.0)), Step::WaitUntil(at(1.0)));
-        // Its successor asks for none.
-        let _ = pulse.beat(at(1.0), BeatAnswer::Unknown);
-        let _ = pulse.registered(at(1.0), None, 1.0);
-        assert_eq!(pulse.next(at(1.0)), Step::WaitUntil(at(6.0)));
+        // Its successors ask for none, or for what makes no sense.
+        for nonsense in [None, Some(Duration::ZERO), Some(Duration::MAX)] {
+            let mut pulse = pulse.clone();
+            let _ = pulse.beat(at(1.0), BeatAnswer::Unknown);
+            let _ = pulse.registered(at(1.0), nonsense, 1.0);
+            assert_eq!(pulse.next(at(1.0)), Step::WaitUntil(at(6.0)));
+        }
         let mut pulse = Pulse::new(FIVE, Some(Duration::from_secs(2)), at(0.0));
         let _ = pulse.registered(at(0.0), told, 1.0);
         assert_eq!(pulse.next(at(0.0)), Step::WaitUntil(at(2.0)));

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::metrics::Reason;
 use super::{Discovery, tick_every};
@@ -12,6 +12,9 @@ use crate::shutdown::Latch;
 
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
 const AT_ONCE: usize = 256;
+
+/// From how long on it is said that the clock stood still.
+const WORTH_SAYING: Duration = Duration::from_millis(100);
 
 /// Starts the thread; it ends when the latch is set.
 pub(super) fn start(discovery: Arc<Discovery>, stop: Latch) -> io::Result<JoinHandle<()>> {
@@ -38,9 +41,9 @@ fn run(discovery: &Discovery, stop: &Latch) {
 
 fn tick(discovery: &Discovery) {
     let stood_still = discovery.lock().clock.tick(discovery.started.elapsed());
-    if !stood_still.is_zero() {
+    if stood_still >= WORTH_SAYING {
         log::warn!(
-            "discovery was not running for {:.1}s; leases are longer by that much",
+            "discovery was not running for a while; leases are longer by {:.1}s",
             stood_still.as_secs_f64()
         );
     }

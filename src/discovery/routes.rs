@@ -253,7 +253,7 @@ fn invalid(why: wire::Invalid) -> Reply {
 
 fn refusal(refused: Refused, id: &str) -> Reply {
     match refused {
-        Refused::Unknown => Reply::error(404, "Peer not found"),
+        Refused::Unknown => Reply::error(404, wire::PEER_NOT_FOUND),
         Refused::Fenced | Refused::Overtaken => Reply::error(409, format!("{id}: {refused}")),
         Refused::Full => Reply::error(503, refused.to_string()).header("Retry-After", "5"),
     }

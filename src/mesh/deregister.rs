@@ -4,7 +4,7 @@ use super::Target;
 use crate::args;
 use crate::client::{CallError, DEREGISTER_TIMEOUT};
 use crate::program::{self, Failure};
-use crate::wire::one_line;
+use crate::wire::{self, one_line};
 
 /// What `deregister` takes.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let id = &arguments.id;
     match target.client().deregister(id, None, DEREGISTER_TIMEOUT) {
         Ok(()) => args::print(&format!("deregistered {}\n", one_line(id))),
-        Err(CallError::Status { status: 404, .. }) => Err(Failure::new(format!(
+        // On a path it does not know, whatever listens there answers 404 as well.
+        Err(CallError::Status {
+            status: 404,
+            detail,
+        }) if detail == wire::PEER_NOT_FOUND => Err(Failure::new(format!(
             "no peer has the id {id}; 'aios-mesh peers' lists those there are"
         ))),
         Err(e) => Err(target.failure(&e)),

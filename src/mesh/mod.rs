@@ -60,6 +60,9 @@ impl Target {
             } => Failure::new(format!(
                 "cannot reach discovery at {discovery}: {cause}; is it running? Set --discovery to where it is"
             )),
+            CallError::Status { status: 404, .. } => Failure::new(format!(
+                "{discovery} {error}; that is no discovery, set --discovery to where one is"
+            )),
             other => Failure::new(format!("discovery at {discovery}: {other}")),
         }
     }

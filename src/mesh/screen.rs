@@ -62,8 +62,8 @@ impl Table {
     fn redraw(&mut self, above: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::new();
         if self.drawn > 0 {
-            // To the first line of the table, and clear from there.
-            write!(bytes, "\x1b[{}A\x1b[J", self.drawn)?;
+            // To the first line of the table, whatever was typed below it, and clear from there.
+            write!(bytes, "\r\x1b[{}A\x1b[J", self.drawn)?;
         }
         bytes.extend_from_slice(above);
         bytes.extend_from_slice(self.text.as_bytes());

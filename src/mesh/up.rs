@@ -60,9 +60,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut view = View::new(Client::new(url), screen);
     view.follow(&latch);
     stop(cells);
-    view.look();
-    if let Some(screen) = &view.screen {
-        screen.finish();
+    match &view.screen {
+        // The last that was seen of them stays.
+        Some(screen) => screen.finish(),
+        None => view.look(),
     }
     discovery.stop(DRAIN);
     args::print("stopped\n")

@@ -139,7 +139,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unknown => "no such peer",
-            Self::Fenced => "another instance of this cell is registered",
+            Self::Fenced => "another instance of this cell is registered; stop one of them, or give it another id",
             Self::Overtaken => "this instance deregistered less than 60 s ago",
             Self::Full => "as many peers as this discovery takes are registered",
         })

@@ -45,6 +45,9 @@ pub const MAX_HOST: usize = 253;
 /// The most services one peer may name.
 pub const MAX_SERVICES: usize = 64;
 
+/// The detail of the 404 to a DELETE of a peer that is not there.
+pub const PEER_NOT_FOUND: &str = "Peer not found";
+
 /// Why a body was refused: a sentence that names the field and says what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(String);

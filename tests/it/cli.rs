@@ -496,6 +496,21 @@ fn a_discovery_that_cannot_be_reached_is_one_line_and_exit_code_1() {
             "{line}"
         );
     }
+    // What answers is no discovery.
+    let other = Stub::start(|_| Some((404, r#"{"detail":"Not Found"}"#.into())));
+    for arguments in [&["peers"][..], &["deregister", "a"]] {
+        let output = run(
+            "aios-mesh",
+            &[arguments, &["--discovery", &other.url()]].concat(),
+            &[],
+        );
+        assert_eq!(output.status.code(), Some(1));
+        let line = one_line(&output);
+        assert!(
+            line.contains("that is no discovery") && line.contains(&other.url()),
+            "{line}"
+        );
+    }
     let odd = Stub::start(|_| Some((200, "<html>".into())));
     let output = run("aios-mesh", &["peers", "--discovery", &odd.url()], &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -512,6 +527,17 @@ fn a_discovery_that_hangs_is_not_waited_for_long() {
     assert_eq!(status.code(), Some(1));
     assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!(child.whole_log().len(), 1, "{:?}", child.log());
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn https_where_only_http_is_spoken_is_said_to_be_that() {
+    let discovery = discovery(&[]);
+    let url = format!("https://{}", discovery.address);
+    let output = run("aios-mesh", &["peers", "--discovery", &url], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = one_line(&output);
+    assert!(line.contains("is https spoken there?"), "{line}");
 }
 
 #[cfg(feature = "tls")]

@@ -140,11 +140,22 @@ fn a_cell_stops_in_time_when_discovery_hangs_in_a_beat() {
 
 #[test]
 fn a_cell_that_was_never_registered_sends_no_delete() {
-    let refusing = Stub::start(|_| Some((422, r#"{"detail":"no"}"#.into())));
-    let mut cell = cell(&refusing.url(), &["pure"]);
-    cell.wait_for_line("answered with status 422: no", SOON);
-    stops_in_time(cell, "a discovery that refuses");
-    assert!(refusing.arrived("DELETE").is_empty());
+    for status in [422, 500, 503] {
+        let refusing = Stub::start(move |_| Some((status, r#"{"detail":"no"}"#.into())));
+        let mut cell = cell(&refusing.url(), &["pure"]);
+        cell.wait_for_line(&format!("answered with status {status}: no"), SOON);
+        stops_in_time(cell, "a discovery that refuses");
+        assert!(refusing.arrived("DELETE").is_empty(), "{status}");
+    }
+}
+
+#[test]
+fn a_cell_whose_registration_a_gateway_lost_says_goodbye() {
+    let gateway = Stub::start(|_| Some((504, String::new())));
+    let mut cell = cell(&gateway.url(), &["pure"]);
+    cell.wait_for_line("answered with status 504", SOON);
+    stops_in_time(cell, "a gateway that lost a registration");
+    assert_eq!(gateway.arrived("DELETE /peer/pure").len(), 1);
 }
 
 #[test]
@@ -450,7 +461,7 @@ fn a_discovery_that_was_stopped_gives_everybody_the_time_back() {
     holds_for("the cell is listed", 2 * SECOND, || {
         ids(&discovery) == ["pure"]
     });
-    discovery.wait_for_line("discovery was not running for", SOON);
+    discovery.wait_for_line("discovery was not running for a while", SOON);
     let log = discovery.log().join("\n");
     assert!(!log.contains("Reaping"), "{log}");
     assert!(!log.contains("unknown peer"), "{log}");

@@ -108,5 +108,14 @@ fn on_a_terminal_the_table_is_refreshed_in_place() {
     script.type_in("\u{3}");
     let (status, _) = script.wait(SOON);
     assert_eq!(status.code(), Some(0));
-    assert!(written().contains("stopped"), "{}", written());
+    let written = written();
+    assert!(written.contains("stopped"), "{written}");
+    // Whatever was typed, the cursor is at the start of a line before it goes up, and the last
+    // table is one with somebody in it.
+    for (at, _) in written.match_indices("A\u{1b}[J") {
+        let before = written[..at].trim_end_matches(|c: char| c.is_ascii_digit());
+        assert!(before.ends_with("\r\u{1b}["), "{before:?}");
+    }
+    let (_, last) = written.rsplit_once("LAST BEAT").expect("a table");
+    assert!(last.contains("pure"), "{last:?}");
 }
