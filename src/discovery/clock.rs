@@ -1,58 +1,93 @@
 //! The clock leases run on.
 //!
 //! Pure: the monotonic clock is read by the caller. It is ticked by the reaper's thread, and runs
-//! on from the last tick for no more than a tick and some tolerance. A discovery that was stopped,
-//! suspended or starved did not tick, and the time that passed meanwhile does not count against
-//! anybody's lease: it could not have taken their beats.
+//! on from the last tick for no more than half as long again as it was to be ticked after. A
+//! discovery that was stopped, suspended or starved did not tick, and the time that passed
+//! meanwhile does not count against anybody's lease: it could not have taken their beats.
+//!
+//! What a pause still costs is that little rest. It is ticked so often that this is less than a
+//! sixth of any lease: whoever beats three times in a lease is not missed.
 
 use std::time::Duration;
 
 use crate::registry::LeaseTime;
 
-/// How late a tick may be before time stands still.
-const TOLERANCE: Duration = Duration::from_millis(500);
+/// How often it is ticked at most, which does for the usual leases.
+const SELDOM: Duration = Duration::from_secs(1);
+/// How often it is ticked in the shortest lease there is.
+const TICKS_PER_LEASE: u32 = 10;
 
 /// Lease time, from monotonic time and ticks.
 #[derive(Debug)]
 pub(super) struct LeaseClock {
-    tick_every: Duration,
     ticked: Duration,
     ticked_at: LeaseTime,
+    /// After how long the next tick is to come.
+    next_in: Duration,
+    /// How far it may run on from the last tick.
+    runs_for: Duration,
 }
 
 impl LeaseClock {
-    /// A clock that starts at monotonic time `now` and will be ticked every `tick_every`.
-    pub(super) fn new(tick_every: Duration, now: Duration) -> Self {
+    /// A clock that starts at monotonic time `now`, in front of leases of `shortest` and longer.
+    pub(super) fn new(shortest: Duration, now: Duration) -> Self {
+        let next_in = tick_after(shortest);
         Self {
-            tick_every,
             ticked: now,
             ticked_at: LeaseTime::default(),
+            next_in,
+            runs_for: runs_for(next_in),
         }
     }
 
     /// Lease time at monotonic time `now`. It never runs backwards.
     pub(super) fn read(&self, now: Duration) -> LeaseTime {
         let since = now.saturating_sub(self.ticked);
-        self.ticked_at.after(since.min(self.tick_every + TOLERANCE))
+        self.ticked_at.after(since.min(self.runs_for))
     }
 
-    /// Ticks at monotonic time `now`. Returns for how long lease time had stood still.
-    pub(super) fn tick(&mut self, now: Duration) -> Duration {
-        let at = self.read(now);
-        let stood_still = now
-            .saturating_sub(self.ticked)
-            .saturating_sub(at.since(self.ticked_at));
-        self.ticked_at = at;
-        self.ticked = self.ticked.max(now);
-        stood_still
+    /// A lease of this length begins at `at`. Should it be so short that the next tick is far away,
+    /// time stands still until then: once, and to nobody's harm.
+    pub(super) fn heed(&mut self, lease: Duration, at: LeaseTime) {
+        self.runs_for = self
+            .runs_for
+            .min(runs_for(tick_after(lease)))
+            // It does not run backwards.
+            .max(at.since(self.ticked_at));
     }
+
+    /// Ticks at monotonic time `now`, in front of leases of `shortest` and longer. Returns how late
+    /// that is.
+    pub(super) fn tick(&mut self, shortest: Duration, now: Duration) -> Duration {
+        let since = now.saturating_sub(self.ticked);
+        let late = since.saturating_sub(runs_for(self.next_in));
+        self.ticked_at = self.read(now);
+        self.ticked = self.ticked.max(now);
+        self.next_in = tick_after(shortest);
+        self.runs_for = runs_for(self.next_in);
+        late
+    }
+
+    /// The monotonic time at which the next tick is due.
+    pub(super) fn next_tick(&self) -> Duration {
+        self.ticked + self.next_in
+    }
+}
+
+fn tick_after(shortest: Duration) -> Duration {
+    (shortest / TICKS_PER_LEASE).min(SELDOM)
+}
+
+/// A tick may be late by half.
+fn runs_for(tick_after: Duration) -> Duration {
+    tick_after + tick_after / 2
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    const USUAL: Duration = Duration::from_secs(15);
 
     fn at(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
@@ -60,23 +95,50 @@ mod tests {
 
     #[test]
     fn ticked_in_time_it_runs_like_any_clock() {
-        let mut clock = LeaseClock::new(SECOND, at(7.0));
+        let mut clock = LeaseClock::new(USUAL, at(7.0));
         for second in 1..100 {
-            assert_eq!(clock.tick(at(7.0 + f64::from(second))), Duration::ZERO);
+            assert_eq!(clock.next_tick(), at(6.0 + f64::from(second) + 1.0));
+            assert_eq!(
+                clock.tick(USUAL, at(7.0 + f64::from(second))),
+                Duration::ZERO
+            );
         }
         let read = clock.read(at(106.5));
         assert_eq!(read.since(LeaseTime::default()), at(99.5));
     }
 
     #[test]
-    fn a_pause_costs_no_one_more_than_a_tick_and_the_tolerance() {
-        let mut clock = LeaseClock::new(SECOND, at(0.0));
-        assert_eq!(clock.tick(at(1.0)), Duration::ZERO);
+    fn a_pause_costs_no_one_more_than_a_tick_and_a_half() {
+        let mut clock = LeaseClock::new(USUAL, at(0.0));
+        assert_eq!(clock.tick(USUAL, at(1.0)), Duration::ZERO);
         // Requests may be served before the late tick comes.
         let before = clock.read(at(61.0));
         assert_eq!(before.since(LeaseTime::default()), at(2.5));
-        assert_eq!(clock.tick(at(61.0)), at(58.5));
+        assert_eq!(clock.tick(USUAL, at(61.0)), at(58.5));
         assert_eq!(clock.read(at(61.0)), before);
-        assert_eq!(clock.read(at(62.0)).since(before), SECOND);
+        assert_eq!(clock.read(at(62.0)).since(before), at(1.0));
+    }
+
+    #[test]
+    fn no_pause_costs_a_short_lease_as_much_as_a_sixth_of_it() {
+        let short = at(1.0);
+        let mut clock = LeaseClock::new(USUAL, at(0.0));
+        // It begins in the middle of a long tick.
+        let began = clock.read(at(0.1));
+        clock.heed(short, began);
+        assert_eq!(clock.read(at(60.0)).since(began), at(0.05));
+        let _ = clock.tick(short, at(60.0));
+        let ticked = clock.read(at(60.0));
+        assert_eq!(clock.next_tick(), at(60.1));
+        assert_eq!(clock.read(at(120.0)).since(ticked), at(0.15));
+        // Where it is too late for that, what was read once is not taken back.
+        let mut clock = LeaseClock::new(USUAL, at(0.0));
+        let read = clock.read(at(0.9));
+        clock.heed(short, read);
+        assert_eq!(clock.read(at(0.9)), read);
+        assert_eq!(clock.read(at(60.0)), read);
+        // With the short lease gone it goes back to ticking seldom.
+        let _ = clock.tick(USUAL, at(60.0));
+        assert_eq!(clock.next_tick(), at(61.0));
     }
 }

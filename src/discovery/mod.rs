@@ -25,8 +25,6 @@ use metrics::{BeatResult, Metrics, Reason};
 
 pub use settings::Settings;
 
-/// The lease clock ticks at least this often.
-const TICK: Duration = Duration::from_secs(1);
 /// How long requests in flight get at a stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -66,20 +64,29 @@ impl Discovery {
             metrics,
             map: Mutex::new(Map {
                 registry,
-                clock: LeaseClock::new(tick_every(&settings), Duration::ZERO),
+                clock: LeaseClock::new(settings.stale_after, Duration::ZERO),
             }),
             settings,
         })
     }
 
     /// Runs one operation on the map, at the moment it has the lock.
-    fn with_map<T>(&self, operation: impl FnOnce(&mut Registry, Now) -> T) -> T {
+    fn with_map<T>(&self, operation: impl FnOnce(&mut Map, Now) -> T) -> T {
         let mut map = self.lock();
         let now = Now {
             lease: map.clock.read(self.started.elapsed()),
             wall: SystemTime::now(),
         };
-        operation(&mut map.registry, now)
+        operation(&mut map, now)
+    }
+
+    /// Ticks the lease clock. Returns how late that was, and when the next tick is due.
+    fn tick(&self) -> (Duration, Instant) {
+        let mut map = self.lock();
+        let shortest = map.registry.shortest_lease();
+        let shortest = shortest.unwrap_or(self.settings.stale_after);
+        let late = map.clock.tick(shortest, self.started.elapsed());
+        (late, self.started + map.clock.next_tick())
     }
 
     fn lock(&self) -> MutexGuard<'_, Map> {
@@ -88,7 +95,11 @@ impl Discovery {
     }
 
     fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
-        let accepted = self.with_map(|map, now| map.register(registration, now))?;
+        let accepted = self.with_map(|map, now| {
+            let accepted = map.registry.register(registration, now)?;
+            map.clock.heed(accepted.lease, now.lease);
+            Ok(accepted)
+        })?;
         self.metrics.registrations.inc();
         let facts = &accepted.facts;
         let id = &facts.cell_id;
@@ -109,7 +120,7 @@ impl Discovery {
     }
 
     fn heartbeat(&self, beat: &Heartbeat) -> Result<Renewal, Refused> {
-        let result = self.with_map(|map, now| map.heartbeat(beat, now));
+        let result = self.with_map(|map, now| map.registry.heartbeat(beat, now));
         match &result {
             Ok(_) => self.metrics.heartbeat(BeatResult::Ok),
             Err(Refused::Unknown) => {
@@ -125,7 +136,7 @@ impl Discovery {
     }
 
     fn deregister(&self, id: &str, instance: Option<&Instance>) -> Result<(), Refused> {
-        match self.with_map(|map, now| map.deregister(id, instance, now)) {
+        match self.with_map(|map, now| map.registry.deregister(id, instance, now)) {
             Ok(departure) => {
                 self.metrics.departure(Reason::Deregistered);
                 log::info!("Peer deregistered gracefully: {}", departure.facts.cell_id);
@@ -144,7 +155,7 @@ impl Discovery {
 
     /// The peers, when that was, and for how long discovery still settles.
     fn list(&self) -> (List, SystemTime, Option<Duration>) {
-        let (list, now) = self.with_map(|map, now| (map.list(), now));
+        let (list, now) = self.with_map(|map, now| (map.registry.list(), now));
         (list, now.wall, self.settling_at(now))
     }
 
@@ -161,10 +172,6 @@ impl Discovery {
             .checked_sub(age)
             .filter(|left| !left.is_zero())
     }
-}
-
-fn tick_every(settings: &Settings) -> Duration {
-    settings.reap_every.min(TICK)
 }
 
 /// A discovery that runs until [`Running::stop`].

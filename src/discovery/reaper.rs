@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::Discovery;
 use super::metrics::Reason;
-use super::{Discovery, tick_every};
 use crate::program;
 use crate::shutdown::Latch;
 
@@ -22,13 +22,11 @@ pub(super) fn start(discovery: Arc<Discovery>, stop: Latch) -> io::Result<JoinHa
 }
 
 fn run(discovery: &Discovery, stop: &Latch) {
-    let tick_every = tick_every(&discovery.settings);
     let reap_every = discovery.settings.reap_every;
-    let mut next_tick = discovery.started + tick_every;
+    let mut next_tick = tick(discovery);
     let mut next_pass = discovery.started + reap_every;
     while !stop.wait_until(next_tick.min(next_pass)) {
-        tick(discovery);
-        next_tick = Instant::now() + tick_every;
+        next_tick = tick(discovery);
         if Instant::now() >= next_pass {
             pass(discovery);
             // Passes that were missed in a pause are not made up for.
@@ -39,19 +37,21 @@ fn run(discovery: &Discovery, stop: &Latch) {
     }
 }
 
-fn tick(discovery: &Discovery) {
-    let stood_still = discovery.lock().clock.tick(discovery.started.elapsed());
-    if stood_still >= WORTH_SAYING {
+/// Ticks the lease clock; returns when it is to be ticked next.
+fn tick(discovery: &Discovery) -> Instant {
+    let (late, next) = discovery.tick();
+    if late >= WORTH_SAYING {
         log::warn!(
             "discovery was not running for a while; leases are longer by {:.1}s",
-            stood_still.as_secs_f64()
+            late.as_secs_f64()
         );
     }
+    next
 }
 
 fn pass(discovery: &Discovery) {
     loop {
-        let departures = discovery.with_map(|map, now| map.reap(now.lease, AT_ONCE));
+        let departures = discovery.with_map(|map, now| map.registry.reap(now.lease, AT_ONCE));
         for departure in &departures {
             discovery.metrics.departure(Reason::Reaped);
             log::info!(

@@ -110,6 +110,11 @@ impl Leases {
         Some((slot, now.since(self.links[slot]?.renewed)))
     }
 
+    /// The length of the shortest lease.
+    pub(super) fn shortest(&self) -> Option<Duration> {
+        self.queues.keys().next().copied()
+    }
+
     fn change(&mut self, slot: Option<usize>, change: impl FnOnce(&mut Link)) {
         if let Some(link) = slot.and_then(|slot| self.links[slot].as_mut()) {
             change(link);

@@ -402,6 +402,12 @@ impl Registry {
         departures
     }
 
+    /// The length of the shortest lease that somebody has.
+    #[must_use]
+    pub fn shortest_lease(&self) -> Option<Duration> {
+        self.leases.shortest()
+    }
+
     /// The peers as they are now, first registered first.
     #[must_use]
     pub fn list(&self) -> List {

@@ -466,3 +466,31 @@ fn a_discovery_that_was_stopped_gives_everybody_the_time_back() {
     assert!(!log.contains("Reaping"), "{log}");
     assert!(!log.contains("unknown peer"), "{log}");
 }
+
+#[test]
+fn a_peer_with_a_short_lease_outlives_a_stop_of_a_discovery_with_the_usual_one() {
+    let discovery = discovery(&[]);
+    let body = r#"{"cell_id":"short","ip":"h","port":1,"stale_after_ms":1500}"#;
+    assert_eq!(discovery.post("/register", body).status, 200);
+    let done = Latch::new();
+    std::thread::scope(|scope| {
+        let beats = scope.spawn(|| {
+            while !done.wait_for(Duration::from_millis(200)) {
+                let answer = discovery.post("/heartbeat", r#"{"cell_id":"short"}"#);
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        });
+        // Longer than from one pass of the reaper to the next.
+        for _ in 0..2 {
+            crate::support::pause(SECOND);
+            discovery.signal(Signal::STOP);
+            crate::support::pause(6 * SECOND);
+            discovery.signal(Signal::CONT);
+        }
+        crate::support::pause(SECOND);
+        done.set();
+        beats.join().expect("it is never unknown");
+    });
+    let log = discovery.log().join("\n");
+    assert!(!log.contains("Reaping"), "{log}");
+}
