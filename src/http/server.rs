@@ -21,17 +21,17 @@ const LEAVING: usize = 16;
 /// How long the accept loop waits for one of them before it turns a new one away: it takes no
 /// longer than a thread takes to wake, which can be long on a machine with too much to do.
 const LEAVING_WAIT: Duration = Duration::from_secs(1);
-/// How long it waits when all are being answered and nobody was told to leave.
-const BUSY_WAIT: Duration = Duration::from_millis(50);
+/// How long it waits when nobody was told to leave: all are being answered, or have only just begun.
+const BUSY_WAIT: Duration = Duration::from_millis(FRESH_MS + 100);
 /// How soon it is tried again when there were no descriptors or threads.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long an idle thread is kept at most.
 const THREAD_KEPT: Duration = Duration::from_secs(5);
-/// How often connections are looked at during a stop.
+/// How often connections are looked at while it is waited for one to leave.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the next request may be on its way, in milliseconds, on a connection that was just
-/// opened or answered.
-const MAY_BE_COMING_MS: u64 = 100;
+/// How long a connection is left alone in what it has just begun, in milliseconds: the request may
+/// be on its way, the reply about to leave.
+const FRESH_MS: u64 = 100;
 /// How long connections that were waiting to be accepted at a stop are still taken.
 const SWEEP: Duration = Duration::from_millis(100);
 
@@ -144,6 +144,7 @@ pub(super) enum Doing {
 }
 
 const DOING_BITS: u32 = 3;
+const WAITING: u64 = Doing::Waiting as u64;
 
 impl Seat {
     pub(super) fn is(&self, doing: Doing) {
@@ -165,15 +166,24 @@ impl Seat {
             .doing
             .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
         if told.is_ok() {
-            let _ = self.stream.shutdown(Shutdown::Both);
+            let how = match doing {
+                // A request that arrives at this very moment is still answered.
+                WAITING => Shutdown::Read,
+                _ => Shutdown::Both,
+            };
+            let _ = self.stream.shutdown(how);
         }
     }
 
-    /// Whether a stop need not wait for it: it has no request, and has had time to send one.
+    /// Whether it has no request, and has had time to send one.
     fn has_nothing_to_say(&self) -> bool {
         let (doing, since) = self.doing();
-        let may_be_coming = self.now().saturating_sub(since) <= MAY_BE_COMING_MS;
-        doing <= Doing::Head as u64 && !may_be_coming
+        doing <= Doing::Head as u64 && !self.is_fresh(since)
+    }
+
+    /// Whether what it does `since` then was begun only just now.
+    fn is_fresh(&self, since: u64) -> bool {
+        self.now().saturating_sub(since) <= FRESH_MS
     }
 
     /// Milliseconds since the server started.
@@ -194,20 +204,30 @@ impl Shared {
     /// Makes room for one more connection by closing the one that has waited longest. Returns
     /// whether there is room.
     fn make_room(&self) -> bool {
-        let seats = self.seats();
-        if seats.len() < self.limits.max_connections {
-            return true;
+        let asked = Instant::now();
+        let mut seats = self.seats();
+        loop {
+            if seats.len() < self.limits.max_connections {
+                return true;
+            }
+            // One that was told to leave may still be there for a moment, beside the newcomer.
+            let (at_most, room) = match close_longest_waiting(&seats) {
+                true => (LEAVING_WAIT, self.limits.max_connections + LEAVING),
+                false => (BUSY_WAIT, self.limits.max_connections),
+            };
+            let left = at_most.saturating_sub(asked.elapsed());
+            if seats.len() < room {
+                return true;
+            }
+            if left.is_zero() || self.is_stopping() {
+                return false;
+            }
+            // Looked at again and again, for one that is busy now may be idle next.
+            (seats, _) = self
+                .left
+                .wait_timeout_while(seats, left.min(LOOK), |seats| seats.len() >= room)
+                .unwrap_or_else(PoisonError::into_inner);
         }
-        // One that was told to leave may still be there for a moment, beside the newcomer.
-        let (wait, room) = match close_longest_waiting(&seats) {
-            true => (LEAVING_WAIT, self.limits.max_connections + LEAVING),
-            false => (BUSY_WAIT, self.limits.max_connections),
-        };
-        let (seats, _) = self
-            .left
-            .wait_timeout_while(seats, wait, |seats| seats.len() >= room)
-            .unwrap_or_else(PoisonError::into_inner);
-        seats.len() < room
     }
 
     /// Waits until every connection is gone, and closes those that are not by the deadline.
@@ -245,6 +265,7 @@ fn close_longest_waiting(seats: &Slab<Arc<Seat>>) -> bool {
         .iter()
         .map(|(_, seat)| (seat.doing(), seat))
         .filter(|((doing, _), _)| *doing < Doing::Busy as u64)
+        .filter(|((_, since), seat)| !seat.is_fresh(*since))
         .min_by_key(|(doing, _)| *doing);
     if let Some((doing, seat)) = longest {
         seat.tell_to_leave(doing);

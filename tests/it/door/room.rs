@@ -78,6 +78,38 @@ fn at_the_cap_slow_readers_make_room_and_the_slowest_goes_first() {
     door.is_as_before("more slow readers than there is room for");
 }
 
+#[test]
+fn at_the_cap_everybody_who_asks_gets_an_answer_and_nothing_is_done_without_one() {
+    const CLIENTS: usize = 300;
+    let discovery = discovery(&["--max-connections", "4"]);
+    let answered: Vec<(usize, u16)> = std::thread::scope(|scope| {
+        let clients = (0..CLIENTS).map(|id| {
+            let discovery = &discovery;
+            scope.spawn(move || {
+                let body = json!({"cell_id": id.to_string(), "ip": "h", "port": 1});
+                (id, discovery.post("/register", &body.to_string()).status)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("an answer"))
+            .collect()
+    });
+    let mut taken: Vec<String> = answered
+        .iter()
+        .filter(|(_, status)| *status == 200)
+        .map(|(id, _)| id.to_string())
+        .collect();
+    // On a machine with much else to do some may be turned away, and told so.
+    assert!(answered.iter().all(|(_, it)| matches!(it, 200 | 503)));
+    assert!(taken.len() > CLIENTS / 2, "{} were served", taken.len());
+    let mut listed = ids(&discovery);
+    taken.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(listed, taken);
+}
+
 /// Lets this process hold so many connections.
 fn may_hold(connections: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
