@@ -10,7 +10,7 @@ use serde::Serialize;
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, RequestBuilder};
 
-use crate::wire::{Detail, Heartbeat, Instance, PeersRead, RegisteredRead, Registration};
+use crate::wire::{self, Detail, Heartbeat, Instance, PeersRead, RegisteredRead, Registration};
 
 /// How long a registration may take.
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +26,9 @@ const PEERS_TIMEOUT: Duration = Duration::from_secs(30);
 const SHORT_ANSWER: u64 = 64 * 1024;
 /// The most read of a list: a million peers are some 220 MB.
 const LONG_ANSWER: u64 = 1024 * 1024 * 1024;
+
+/// How many characters of what discovery said are shown.
+const MOST_DETAIL: usize = 300;
 
 /// Everything in a path segment but RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -154,7 +157,11 @@ impl fmt::Display for CallError {
             Self::Status { status, detail } if detail.is_empty() => {
                 write!(f, "answered with status {status}")
             }
-            Self::Status { status, detail } => write!(f, "answered with status {status}: {detail}"),
+            Self::Status { status, detail } => {
+                // However much it had to say.
+                let detail = wire::cut(detail, MOST_DETAIL);
+                write!(f, "answered with status {status}: {detail}")
+            }
             Self::NoAnswer { cause, .. } => f.write_str(cause),
         }
     }
@@ -167,12 +174,7 @@ impl From<ureq::Error> for CallError {
             Error::HostNotFound
             | Error::ConnectionFailed
             | Error::Timeout(Timeout::Resolve | Timeout::Connect) => true,
-            Error::Io(e) => matches!(
-                e.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-            ),
+            Error::Io(e) => is_before_sending(e),
             _ => false,
         };
         let cause = match error {
@@ -186,6 +188,16 @@ impl From<ureq::Error> for CallError {
         };
         Self::NoAnswer { never_sent, cause }
     }
+}
+
+/// Whether the error is one of finding the host or connecting to it.
+fn is_before_sending(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    // A name that is not found has no kind of its own, only std's words.
+    matches!(
+        error.kind(),
+        ConnectionRefused | HostUnreachable | NetworkUnreachable
+    ) || error.to_string().starts_with("failed to lookup address")
 }
 
 /// Calls one discovery. Clones share the calls in flight, which [`Client::abort`] ends.

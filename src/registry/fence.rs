@@ -1,6 +1,8 @@
 //! What is remembered of those who left, so that their own late requests do not bring them back.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use super::LeaseTime;
@@ -14,24 +16,63 @@ const AT_MOST: usize = 100_000;
 /// The runs of cells that deregistered a short while ago.
 #[derive(Debug, Default)]
 pub(super) struct Fence {
-    left: HashMap<(CellId, Instance), LeaseTime>,
-    order: VecDeque<(LeaseTime, (CellId, Instance))>,
+    keys: [RandomState; 2],
+    /// Those that were in the map.
+    left: Runs,
+    /// Those that were not: anybody can name as many as he likes, and must not make the others be
+    /// forgotten.
+    unknown: Runs,
+}
+
+/// A run of a cell: id and instance, of which 128 bits of a keyed hash are kept. They come from
+/// outside, and may be long.
+type Run = [u64; 2];
+
+#[derive(Debug, Default)]
+struct Runs {
+    left: HashMap<Run, LeaseTime>,
+    order: VecDeque<(LeaseTime, Run)>,
 }
 
 impl Fence {
-    /// Remembers that this run said it is gone.
-    pub(super) fn has_left(&mut self, id: CellId, instance: Instance, now: LeaseTime) {
-        self.forget(now);
-        let run = (id, instance);
-        self.left.insert(run.clone(), now);
-        self.order.push_back((now, run));
+    /// Remembers that this run said it is gone; `was_known` when it was in the map.
+    pub(super) fn has_left(
+        &mut self,
+        id: &str,
+        instance: &Instance,
+        was_known: bool,
+        now: LeaseTime,
+    ) {
+        let run = self.run(id, instance);
+        match was_known {
+            true => self.left.insert(run, now),
+            false => self.unknown.insert(run, now),
+        }
     }
 
     /// Whether this run said within the last minute that it is gone.
     pub(super) fn refuses(&mut self, id: &CellId, instance: &Instance, now: LeaseTime) -> bool {
+        let run = self.run(id.as_str(), instance);
+        self.left.contains(run, now) || self.unknown.contains(run, now)
+    }
+
+    fn run(&self, id: &str, instance: &Instance) -> Run {
+        self.keys
+            .each_ref()
+            .map(|key| key.hash_one((id, instance.as_str())))
+    }
+}
+
+impl Runs {
+    fn insert(&mut self, run: Run, now: LeaseTime) {
         self.forget(now);
-        // Nobody has left lately, most of the time: no key to build then.
-        !self.left.is_empty() && self.left.contains_key(&(id.clone(), instance.clone()))
+        self.left.insert(run, now);
+        self.order.push_back((now, run));
+    }
+
+    fn contains(&mut self, run: Run, now: LeaseTime) -> bool {
+        self.forget(now);
+        self.left.contains_key(&run)
     }
 
     /// Forgets those who left too long ago, and makes room for one more.
@@ -53,22 +94,38 @@ impl Fence {
 mod tests {
     use super::*;
 
+    fn run(n: usize) -> Instance {
+        Instance::new(&n.to_string()).expect("valid")
+    }
+
     #[test]
     fn a_run_is_remembered_for_a_minute_and_in_bounded_number() {
         let id = CellId::new("a").expect("valid");
-        let run = |n: usize| Instance::new(&n.to_string()).expect("valid");
         let mut fence = Fence::default();
         let start = LeaseTime::default();
-        fence.has_left(id.clone(), run(0), start);
+        fence.has_left("a", &run(0), true, start);
         assert!(fence.refuses(&id, &run(0), start.after(REMEMBERED_FOR)));
         let later = start.after(REMEMBERED_FOR + Duration::from_millis(1));
         assert!(!fence.refuses(&id, &run(0), later));
         for n in 1..=AT_MOST + 10 {
-            fence.has_left(id.clone(), run(n), later);
+            fence.has_left("a", &run(n), true, later);
         }
-        assert_eq!(fence.left.len(), AT_MOST);
-        assert_eq!(fence.order.len(), AT_MOST);
+        assert_eq!(fence.left.left.len(), AT_MOST);
+        assert_eq!(fence.left.order.len(), AT_MOST);
         assert!(!fence.refuses(&id, &run(1), later));
         assert!(fence.refuses(&id, &run(AT_MOST + 10), later));
+    }
+
+    #[test]
+    fn a_flood_of_names_that_nobody_has_makes_no_one_be_forgotten() {
+        let id = CellId::new("a").expect("valid");
+        let mut fence = Fence::default();
+        let now = LeaseTime::default();
+        fence.has_left("a", &run(0), true, now);
+        for n in 1..=2 * AT_MOST {
+            fence.has_left("nobody", &run(n), false, now);
+        }
+        assert!(fence.refuses(&id, &run(0), now));
+        assert_eq!(fence.unknown.left.len(), AT_MOST);
     }
 }

@@ -372,10 +372,9 @@ impl Registry {
         now: Now,
     ) -> Result<Departure, Refused> {
         let known = self.by_id.get(id).copied();
-        if let Some(instance) = instance
-            && let Ok(id) = CellId::new(id)
-        {
-            self.fence.has_left(id, instance.clone(), now.lease);
+        if let Some(instance) = instance {
+            self.fence
+                .has_left(id, instance, known.is_some(), now.lease);
         }
         let slot = known.ok_or(Refused::Unknown)?;
         if is_other_run(self.peers[slot].instance.as_ref(), instance) {

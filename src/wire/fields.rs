@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::{Invalid, MAX_SERVICES, check_text};
+use super::{Invalid, MAX_SERVICES, check_text, cut};
 
 /// The members of one object that were asked for by name.
 pub(super) struct Fields<const N: usize> {
@@ -196,13 +196,6 @@ fn shown(value: &Value) -> String {
 /// At most some 40 characters of `text`.
 pub(super) fn shortened(text: &str) -> Cow<'_, str> {
     cut(text, 40)
-}
-
-fn cut(text: &str, characters: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(characters) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
-        None => Cow::Borrowed(text),
-    }
 }
 
 impl<'de, const N: usize> DeserializeSeed<'de> for &mut Fields<N> {

@@ -1,5 +1,6 @@
 //! Text for people: what came from outside, made harmless, and addresses.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::IpAddr;
 
@@ -17,6 +18,15 @@ pub fn one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// At most so many characters of `text`, with a sign where some are left out.
+#[must_use]
+pub fn cut(text: &str, characters: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// The port behind a host: IPv6 in brackets.

@@ -150,6 +150,17 @@ fn a_cell_that_was_never_registered_sends_no_delete() {
 }
 
 #[test]
+fn a_cell_that_cannot_find_discovery_has_nobody_to_say_goodbye_to() {
+    let flags = ["pure", "--advertise", "a"];
+    let mut cell = cell("http://no.such.host.invalid:1", &flags);
+    cell.wait_for_line("cannot register", SOON);
+    cell.signal(Signal::TERM);
+    assert_eq!(cell.wait(SOON).0.code(), Some(0));
+    let log = cell.whole_log().concat();
+    assert!(!log.contains("cannot deregister"), "{log}");
+}
+
+#[test]
 fn a_cell_whose_registration_a_gateway_lost_says_goodbye() {
     let gateway = Stub::start(|_| Some((504, String::new())));
     let mut cell = cell(&gateway.url(), &["pure"]);
