@@ -3,7 +3,6 @@
 
 use std::error::Error as _;
 use std::ffi::OsString;
-use std::io::Write;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -303,29 +302,6 @@ pub fn name(text: &str) -> Result<String, String> {
     match text {
         "" => Err("allowed is a name of 1 to 255 bytes".to_owned()),
         text => self::text(text),
-    }
-}
-
-/// The name of the host this runs on.
-#[must_use]
-pub fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// Prints to stdout; a reader that has gone away (`| head -1`) is no error of ours.
-///
-/// # Errors
-/// When stdout cannot be written for another reason.
-pub fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("cannot write to stdout: {e}")))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -25,6 +25,7 @@
 //! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
 //! - [`client`]: the calls to discovery; the only file that names `ureq`;
 //! - [`shutdown`]: the latch that everything waits on;
+//! - [`vital`]: threads whose end is the process's;
 //! - [`program`], [`args`], [`logging`], `exposition`: what every binary does around its role.
 //!
 //! # The way of a request
@@ -44,4 +45,5 @@ pub mod mesh;
 pub mod program;
 pub mod registry;
 pub mod shutdown;
+pub mod vital;
 pub mod wire;

@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 
 use crate::args;
+use crate::http::{self, BindError};
 use crate::logging;
 use crate::shutdown::Latch;
 use crate::wire;
@@ -43,6 +42,22 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> u8 {
         self.code
+    }
+}
+
+impl From<BindError> for Failure {
+    /// With what to do about it.
+    fn from(error: BindError) -> Self {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "stop what listens there, or choose another port with --port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need a privilege, choose another with --port"
+            }
+            _ => "choose an address of this host with --host, or 0.0.0.0 for all",
+        };
+        Self::new(format!("{error}; {advice}"))
     }
 }
 
@@ -107,24 +122,45 @@ pub fn finish(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// Starts a thread without which the process had better not go on: one that panics ends it, and
-/// whoever started it starts it again.
-///
-/// # Errors
-/// When no thread can be had.
-pub fn spawn_vital(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let thread = name.to_owned();
-    thread::Builder::new().name(thread.clone()).spawn(move || {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            log::error!("the thread {thread} has panicked; the process ends");
-            std::process::exit(1);
-        }
-    })
-}
-
 /// Tells the service manager, if one waits for it (`Type=notify`).
 pub fn notify(state: &sd_notify::NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(std::slice::from_ref(state)) {
         log::warn!("cannot notify the service manager: {e}");
     }
+}
+
+/// `--check`: asks the program that listens on `host` and `port` for its `/health`.
+///
+/// # Errors
+/// One line when it does not answer with 200.
+pub fn check(host: &str, port: u16) -> Result<(), Failure> {
+    if port == 0 {
+        return Err(Failure::usage(
+            "--check needs the port the program listens on; 0 stands for any",
+        ));
+    }
+    http::check(host, port).map_err(Failure::new)
+}
+
+/// Prints to stdout; a reader that has gone away (`| head -1`) is no error of ours.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of the host this runs on.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }

@@ -12,8 +12,8 @@ use super::pulse::{BeatAnswer, Notice, Pulse, Step};
 use super::state::State;
 use crate::args;
 use crate::client::{CallError, Client};
-use crate::program;
 use crate::shutdown::Latch;
+use crate::vital;
 use crate::wire::{self, Registration};
 
 /// How long a call in flight gets to end once it was aborted. One that is still connecting then
@@ -51,7 +51,7 @@ impl Heartbeat {
         let thread = {
             let shared = Arc::clone(&shared);
             let ended = ended.clone();
-            program::spawn_vital("heartbeat", move || {
+            vital::spawn("heartbeat", move || {
                 shared.run();
                 ended.set();
             })?

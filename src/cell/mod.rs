@@ -15,10 +15,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::args;
 use crate::client::DEREGISTER_TIMEOUT;
 use crate::exposition;
-use crate::http::{self, Limits, Listener, Server};
+use crate::http::{Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
 use crate::shutdown::Latch;
 use crate::wire::Instance;
@@ -49,12 +48,11 @@ pub struct Running {
     heartbeat: Heartbeat,
 }
 
-/// Starts a cell: binds its listener, then registers, for as long as it takes, on a thread.
+/// Starts a cell that answers on `listener`, and registers, for as long as it takes, on a thread.
 ///
 /// # Errors
-/// One line when it cannot listen or cannot get what it needs from the system.
-pub fn start(settings: Settings) -> Result<Running, Failure> {
-    let listener = Listener::bind(&settings.host, settings.port)?;
+/// One line when it cannot get what it needs from the system.
+pub fn start(settings: Settings, listener: Listener) -> Result<Running, Failure> {
     log::info!("listening on http://{}", listener.address());
     log::info!("cell with {settings}");
     let instance = getrandom::u64()
@@ -65,14 +63,14 @@ pub fn start(settings: Settings) -> Result<Running, Failure> {
     let metrics = Metrics::new(settings.id.as_str())
         .map_err(|e| Failure::new(format!("cannot set up the metrics: {e}")))?;
     let taken = metrics.heartbeats.clone();
-    let state = State::new(settings, args::host_name(), listener.address(), instance);
+    let state = State::new(settings, program::host_name(), listener.address(), instance);
     let state = Arc::new(state);
     let cell = Arc::new(Cell {
         state: Arc::clone(&state),
         metrics,
     });
     let cannot = |e: std::io::Error| Failure::new(format!("cannot start a thread: {e}"));
-    let limits = Limits::new(http::connections(None)?.min(CONNECTIONS), IDLE);
+    let limits = Limits::new(Room::make().connections.min(CONNECTIONS), IDLE);
     let server = Server::start(listener, limits, cell).map_err(cannot)?;
     let heartbeat = Heartbeat::start(state, taken).map_err(cannot)?;
     Ok(Running { server, heartbeat })
@@ -102,7 +100,9 @@ pub fn run(arguments: Arguments, latch: &Latch) -> Result<(), Failure> {
     if arguments.check {
         return check(&arguments);
     }
-    let cell = start(Settings::new(arguments)?)?;
+    let settings = Settings::new(arguments)?;
+    let listener = Listener::bind(&settings.host, settings.port)?;
+    let cell = start(settings, listener)?;
     program::notify(&sd_notify::NotifyState::Ready);
     latch.wait();
     program::notify(&sd_notify::NotifyState::Stopping);
@@ -115,7 +115,7 @@ pub fn run(arguments: Arguments, latch: &Latch) -> Result<(), Failure> {
 fn check(arguments: &Arguments) -> Result<(), Failure> {
     let mut result = Ok(());
     for port in settings::ports_to_check(arguments)? {
-        result = http::check(&arguments.host, port);
+        result = program::check(&arguments.host, port);
         if result.is_ok() {
             break;
         }

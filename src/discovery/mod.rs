@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::http::{self, Limits, Listener, Server};
+use crate::http::{Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
 use crate::registry::{self, Accepted, Change, List, Now, Refused, Registry, Renewal};
 use crate::shutdown::Latch;
@@ -25,6 +25,8 @@ use metrics::{BeatResult, Metrics, Reason};
 
 pub use settings::Settings;
 
+/// The most connections held where nothing else is said: each has a thread while it lasts.
+const MOST_CONNECTIONS: usize = 8192;
 /// How long requests in flight get at a stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -186,7 +188,7 @@ pub struct Running {
 /// # Errors
 /// One line when it cannot listen or cannot get what it needs from the system.
 pub fn start(settings: Settings) -> Result<Running, Failure> {
-    let max_connections = http::connections(settings.max_connections)?;
+    let max_connections = max_connections(settings.max_connections)?;
     let limits = Limits::new(max_connections, settings.idle_timeout);
     let listener = Listener::bind(&settings.host, settings.port)?;
     log::info!("listening on http://{}", listener.address());
@@ -202,6 +204,21 @@ pub fn start(settings: Settings) -> Result<Running, Failure> {
         reaper,
         stop_reaper,
     })
+}
+
+/// How many connections are held: as many as asked for, if there is room.
+fn max_connections(asked: Option<usize>) -> Result<usize, Failure> {
+    let Room {
+        descriptors,
+        connections,
+    } = Room::make();
+    match asked {
+        Some(asked) if asked > connections => Err(Failure::usage(format!(
+            "--max-connections {asked}: the limit of {descriptors} file descriptors leaves room for {connections}"
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(connections.min(MOST_CONNECTIONS)),
+    }
 }
 
 impl Running {
@@ -227,7 +244,7 @@ impl Running {
 /// One line when it cannot be started, or when the check fails.
 pub fn run(settings: Settings, latch: &Latch) -> Result<(), Failure> {
     if settings.check {
-        return http::check(&settings.host, settings.port);
+        return program::check(&settings.host, settings.port);
     }
     let discovery = start(settings)?;
     program::notify(&sd_notify::NotifyState::Ready);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Discovery;
 use super::metrics::Reason;
-use crate::program;
 use crate::shutdown::Latch;
+use crate::vital;
 
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
 const AT_ONCE: usize = 256;
@@ -18,7 +18,7 @@ const WORTH_SAYING: Duration = Duration::from_millis(100);
 
 /// Starts the thread; it ends when the latch is set.
 pub(super) fn start(discovery: Arc<Discovery>, stop: Latch) -> io::Result<JoinHandle<()>> {
-    program::spawn_vital("reaper", move || run(&discovery, &stop))
+    vital::spawn("reaper", move || run(&discovery, &stop))
 }
 
 fn run(discovery: &Discovery, stop: &Latch) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::args;
-use crate::program::Failure;
+use crate::program::{self, Failure};
 use crate::wire;
 
 /// Keeps the list of cells: who is registered, and alive by their heartbeats.
@@ -78,7 +78,7 @@ impl Settings {
     /// The label of the host, read from the system where none is set.
     #[must_use]
     pub fn my_host(&self) -> String {
-        self.my_host.clone().unwrap_or_else(args::host_name)
+        self.my_host.clone().unwrap_or_else(program::host_name)
     }
 
     /// How often a cell with the lease `stale_after` should beat.

@@ -7,7 +7,6 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::program::Failure;
 use crate::wire;
 
 /// How long the check may take.
@@ -18,13 +17,8 @@ const STATUS_LINE: usize = 1024;
 /// Asks the program that listens on `host` and `port`.
 ///
 /// # Errors
-/// One line when it does not answer with 200.
-pub fn check(host: &str, port: u16) -> Result<(), Failure> {
-    if port == 0 {
-        return Err(Failure::usage(
-            "--check needs the port the program listens on; 0 stands for any",
-        ));
-    }
+/// A sentence when it does not answer with 200.
+pub fn check(host: &str, port: u16) -> Result<(), String> {
     // The address to listen on is not always one to call.
     let host = match host.parse() {
         Ok(IpAddr::V4(ip)) if ip.is_unspecified() => "127.0.0.1",
@@ -34,10 +28,10 @@ pub fn check(host: &str, port: u16) -> Result<(), Failure> {
     let at = wire::host_port(host, port);
     match status(host, port, &at) {
         Ok(200) => Ok(()),
-        Ok(status) => Err(Failure::new(format!(
+        Ok(status) => Err(format!(
             "{at} is not healthy: it answered with status {status}"
-        ))),
-        Err(e) => Err(Failure::new(format!("{at} is not healthy: {e}"))),
+        )),
+        Err(e) => Err(format!("{at} is not healthy: {e}")),
     }
 }
 

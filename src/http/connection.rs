@@ -42,6 +42,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     /// What has arrived and is not used yet: at most one head, one body and one read.
     buffer: Vec<u8>,
+    /// Whether the request begins as one to HEAD, whose answer has no body: a refusal neither.
+    is_head: bool,
     read_timeout: Duration,
     write_timeout: Duration,
 }
@@ -52,6 +54,7 @@ pub(super) fn serve(seat: &Seat, shared: &Shared) {
         seat,
         shared,
         buffer: Vec::new(),
+        is_head: false,
         read_timeout: Duration::MAX,
         write_timeout: Duration::MAX,
     };
@@ -70,7 +73,7 @@ impl Connection<'_> {
             };
             self.seat.is(Doing::Busy);
             let keep_alive = head.keep_alive;
-            let request = match self.shared.pairs.parse(&head, &body, self.seat.remote) {
+            let request = match self.shared.pairs.parse(&head, &body) {
                 Ok(request) => request,
                 Err(refusal) => return self.refuse(&refusal),
             };
@@ -94,7 +97,7 @@ impl Connection<'_> {
         self.shared.handler.refused(refusal.status);
         self.seat.is(Doing::Busy);
         let reply = Reply::error(refusal.status, refusal.detail);
-        self.write(&reply, false, "close")?;
+        self.write(&reply, self.is_head, "close")?;
         self.close()
     }
 
@@ -133,6 +136,7 @@ impl Connection<'_> {
         let deadline = Instant::now() + self.shared.limits.head;
         let mut scanned = 0;
         let end = loop {
+            self.is_head = self.buffer.starts_with(b"HEAD ");
             if let Some(end) = head::find_end(&self.buffer, &mut scanned)? {
                 break end;
             }
@@ -261,7 +265,7 @@ impl Connection<'_> {
 
     /// Says that nothing more comes, and lets the client read that before the socket goes.
     fn close(&mut self) -> io::Result<()> {
-        self.seat.is(Doing::Body);
+        self.seat.is(Doing::Parting);
         self.seat.stream.shutdown(Shutdown::Write)?;
         let deadline = Instant::now() + LINGER;
         let mut bytes = [0; READ];

@@ -1,5 +1,6 @@
 //! The bound socket, and how many connections the process can hold.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
@@ -7,13 +8,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::tiny;
-use crate::program::Failure;
 use crate::wire;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// The most connections held where nothing else is said: each has a thread while it lasts.
-const MOST_CONNECTIONS: usize = 8192;
 /// More descriptors than this are of no use.
 const MOST_DESCRIPTORS: u64 = 65_536;
 /// Descriptors kept for everything that is no connection: the standard streams, listening, waking
@@ -27,33 +25,41 @@ pub struct Listener {
     address: SocketAddr,
 }
 
+/// Why there is no [`Listener`].
+#[derive(Debug)]
+pub struct BindError {
+    attempted: String,
+    cause: io::Error,
+}
+
+impl BindError {
+    /// What kind of error it was, as the system has it.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.cause.kind()
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.attempted, self.cause)
+    }
+}
+
 impl Listener {
     /// Listens on `host` (an address or a name) and `port` (0: any free one).
     ///
     /// # Errors
-    /// One line that names the address, what is wrong and what to do.
-    pub fn bind(host: &str, port: u16) -> Result<Self, Failure> {
-        let at = wire::host_port(host, port);
-        let fail = |e: io::Error| {
-            let advice = match e.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "; stop what listens there, or choose another port with --port"
-                }
-                io::ErrorKind::AddrNotAvailable => {
-                    "; choose an address of this host with --host, or 0.0.0.0 for all"
-                }
-                io::ErrorKind::PermissionDenied => {
-                    "; ports below 1024 need a privilege, choose another with --port"
-                }
-                _ => "",
-            };
-            Failure::new(format!("cannot listen on {at}: {e}{advice}"))
-        };
-        let named = (host, port).to_socket_addrs().map_err(|e| {
-            Failure::new(format!(
-                "cannot look up {host}: {e}; choose an address of this host with --host"
-            ))
+    /// When the name is not found, or none of its addresses can be listened on.
+    pub fn bind(host: &str, port: u16) -> Result<Self, BindError> {
+        let named = (host, port).to_socket_addrs().map_err(|cause| BindError {
+            attempted: format!("look up {host}"),
+            cause,
         })?;
+        let fail = |cause| BindError {
+            attempted: format!("listen on {}", wire::host_port(host, port)),
+            cause,
+        };
         let mut addresses: Vec<SocketAddr> = named.collect();
         // A name may stand for several; IPv4 is where everybody looks.
         addresses.sort_by_key(|address| !address.is_ipv4());
@@ -96,33 +102,38 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// How many connections this process can hold, after raising its limit of descriptors as far as
-/// it may.
-///
-/// # Errors
-/// When `asked` is given and is more than that, one line that says how many there could be.
-pub fn connections(asked: Option<usize>) -> Result<usize, Failure> {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.unwrap_or(u64::MAX).min(MOST_DESCRIPTORS);
-    let raised = Rlimit {
-        current: Some(wanted),
-        maximum: limit.maximum,
-    };
-    let current = limit.current.unwrap_or(u64::MAX);
-    let descriptors = if current < wanted && setrlimit(Resource::Nofile, raised).is_ok() {
-        wanted
-    } else {
-        current
-    };
-    let most = usize::try_from(descriptors)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(RESERVE)
-        .max(1);
-    match asked {
-        Some(asked) if asked > most => Err(Failure::usage(format!(
-            "--max-connections {asked}: the limit of {descriptors} file descriptors leaves room for {most}"
-        ))),
-        Some(asked) => Ok(asked),
-        None => Ok(most.min(MOST_CONNECTIONS)),
+/// How many connections this process can hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// The descriptors it may have, all in all.
+    pub descriptors: u64,
+    /// The connections these leave room for.
+    pub connections: usize,
+}
+
+impl Room {
+    /// Raises this process's limit of descriptors as far as it may, and sees what that gives.
+    #[must_use]
+    pub fn make() -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let wanted = limit.maximum.unwrap_or(u64::MAX).min(MOST_DESCRIPTORS);
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
+        };
+        let current = limit.current.unwrap_or(u64::MAX);
+        let descriptors = if current < wanted && setrlimit(Resource::Nofile, raised).is_ok() {
+            wanted
+        } else {
+            current
+        };
+        let connections = usize::try_from(descriptors)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(RESERVE)
+            .max(1);
+        Self {
+            descriptors,
+            connections,
+        }
     }
 }

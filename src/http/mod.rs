@@ -29,7 +29,7 @@ mod workers;
 use std::time::Duration;
 
 pub use check::check;
-pub use listener::{Listener, connections};
+pub use listener::{BindError, Listener, Room};
 pub use reply::Reply;
 pub use request::{Method, Request};
 pub use server::Server;

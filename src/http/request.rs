@@ -1,7 +1,6 @@
 //! A request as the roles see it: bounded, well-formed, read to its end.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
 use super::reply::Reply;
 
@@ -30,7 +29,6 @@ pub struct Request {
     pub(super) origin: Option<String>,
     pub(super) content_type: Option<String>,
     pub(super) body: Vec<u8>,
-    pub(super) remote: SocketAddr,
 }
 
 impl Request {
@@ -38,12 +36,6 @@ impl Request {
     #[must_use]
     pub fn method(&self) -> Method {
         self.method
-    }
-
-    /// Where the request came from.
-    #[must_use]
-    pub fn remote(&self) -> SocketAddr {
-        self.remote
     }
 
     /// The segments of the path, percent-decoded. A trailing slash makes no difference.
@@ -133,7 +125,6 @@ mod tests {
             origin: None,
             content_type: None,
             body: Vec::new(),
-            remote: ([127, 0, 0, 1], 1).into(),
         }
     }
 

@@ -14,7 +14,7 @@ use slab::Slab;
 use super::tiny::Pairs;
 use super::workers::{Start, Workers};
 use super::{Handler, Limits, Listener, connection};
-use crate::program;
+use crate::vital;
 
 /// How many connections beyond the limit may be on their way out at once.
 const LEAVING: usize = 16;
@@ -72,7 +72,7 @@ impl Server {
         };
         let accept = {
             let shared = Arc::clone(&shared);
-            program::spawn_vital("accept", move || {
+            vital::spawn("accept", move || {
                 accept_loop(&listener.socket, &woken, &shared, &workers);
             })?
         };
@@ -129,22 +129,26 @@ pub(super) struct Seat {
 /// What a connection is doing, in the order in which connections are closed when room is needed.
 #[derive(Clone, Copy)]
 pub(super) enum Doing {
+    /// Nothing more: it has its last reply, and the client may be reading it.
+    Parting = 0,
     /// Nothing: it is between requests, or not at its first yet.
-    Waiting = 0,
+    Waiting = 1,
     /// Receiving the head of a request.
-    Head = 1,
-    /// Receiving the body of a request, or the client's last words.
-    Body = 2,
+    Head = 2,
+    /// Receiving the body of a request.
+    Body = 3,
     /// Sending a reply, which lasts where the client is slow to take it.
-    Sending = 3,
+    Sending = 4,
     /// Being answered. Those are left alone, and so are those of the next kind.
-    Busy = 4,
+    Busy = 5,
     /// Told to leave, to make room.
-    Leaving = 5,
+    Leaving = 6,
 }
 
 const DOING_BITS: u32 = 3;
+const PARTING: u64 = Doing::Parting as u64;
 const WAITING: u64 = Doing::Waiting as u64;
+const HEAD: u64 = Doing::Head as u64;
 
 impl Seat {
     pub(super) fn is(&self, doing: Doing) {
@@ -178,7 +182,7 @@ impl Seat {
     /// Whether it has no request, and has had time to send one.
     fn has_nothing_to_say(&self) -> bool {
         let (doing, since) = self.doing();
-        doing <= Doing::Head as u64 && !self.is_fresh(since)
+        matches!(doing, WAITING | HEAD) && !self.is_fresh(since)
     }
 
     /// Whether what it does `since` then was begun only just now.
@@ -265,7 +269,7 @@ fn close_longest_waiting(seats: &Slab<Arc<Seat>>) -> bool {
         .iter()
         .map(|(_, seat)| (seat.doing(), seat))
         .filter(|((doing, _), _)| *doing < Doing::Busy as u64)
-        .filter(|((_, since), seat)| !seat.is_fresh(*since))
+        .filter(|((doing, since), seat)| *doing == PARTING || !seat.is_fresh(*since))
         .min_by_key(|(doing, _)| *doing);
     if let Some((doing, seat)) = longest {
         seat.tell_to_leave(doing);

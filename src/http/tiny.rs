@@ -5,7 +5,6 @@
 //! whole, so that no read in it ever waits. Replies are rendered into memory.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +23,9 @@ const AT_MOST: usize = 8;
 const DESCRIPTORS_EACH: usize = 3;
 /// The descriptors all pairs take together.
 pub(super) const DESCRIPTORS: usize = AT_MOST * DESCRIPTORS_EACH;
+
+/// Who answers; the crate would name itself.
+const SERVER: &str = concat!("aios-mesh/", env!("CARGO_PKG_VERSION"));
 
 /// The pairs, made when they are first needed and lent to one thread at a time.
 #[derive(Default)]
@@ -49,20 +51,12 @@ impl Pairs {
     ///
     /// # Errors
     /// A 503 when no pair can be made, a 500 when the crate refuses what the door let pass.
-    pub(super) fn parse(
-        &self,
-        head: &Head,
-        body: &[u8],
-        remote: SocketAddr,
-    ) -> Result<Request, Refusal> {
+    pub(super) fn parse(&self, head: &Head, body: &[u8]) -> Result<Request, Refusal> {
         let mut lent = self.borrow().map_err(|e| {
             log::error!("cannot make a socket pair: {e}");
             Refusal::new(503, "this server is short of descriptors or memory")
         })?;
-        let parsed = lent
-            .pair
-            .as_mut()
-            .map(|pair| pair.parse(head, body, remote));
+        let parsed = lent.pair.as_mut().map(|pair| pair.parse(head, body));
         match parsed {
             Some(Ok(request)) => Ok(request),
             failed => {
@@ -161,7 +155,7 @@ impl Pair {
         })
     }
 
-    fn parse(&mut self, head: &Head, body: &[u8], remote: SocketAddr) -> io::Result<Request> {
+    fn parse(&mut self, head: &Head, body: &[u8]) -> io::Result<Request> {
         let mut bytes = Vec::with_capacity(256 + head.target.len() + body.len());
         write!(bytes, "{} {} HTTP/1.1\r\n", head.method, head.target)?;
         for (name, value) in &head.headers {
@@ -195,7 +189,6 @@ impl Pair {
             origin: header("Origin"),
             content_type: header("Content-Type"),
             body: Vec::new(),
-            remote,
         };
         parsed.as_reader().read_to_end(&mut request.body)?;
         // Taking the writer is how a request is dropped without an answer.
@@ -207,7 +200,8 @@ impl Pair {
 /// Has `tiny_http` render the head of a reply; the body follows it as it is.
 pub(super) fn render_head(reply: &Reply, connection: &str) -> io::Result<Vec<u8>> {
     let header = |name: &str, value: &str| Header::from_str(name, value).map_err(invalid);
-    let mut headers = Headers::with_capacity(reply.headers.len() + 1);
+    let mut headers = Headers::with_capacity(reply.headers.len() + 2);
+    headers.push(header("Server", SERVER)?);
     headers.push(header("Content-Type", reply.content_type)?);
     for (name, value) in &reply.headers {
         headers.push(header(name, value)?);
@@ -247,20 +241,15 @@ mod tests {
     #[test]
     fn requests_of_every_size_pass_through_one_pair() {
         let pairs = Pairs::default();
-        let remote = ([127, 0, 0, 1], 9).into();
         for length in [0, 1, 1024, 1025, MAX_BODY] {
             let body = vec![b'x'; length];
-            let request = pairs
-                .parse(&head("POST", "/a?b=c"), &body, remote)
-                .expect("parsed");
+            let request = pairs.parse(&head("POST", "/a?b=c"), &body).expect("parsed");
             assert_eq!(request.method, Method::Post);
             assert_eq!(request.target, "/a?b=c");
             assert_eq!(request.content_type.as_deref(), Some("text/plain"));
             assert_eq!(request.body, body);
         }
-        let request = pairs
-            .parse(&head("BREW", "*"), b"", remote)
-            .expect("parsed");
+        let request = pairs.parse(&head("BREW", "*"), b"").expect("parsed");
         assert_eq!(request.method, Method::Other);
         assert_eq!(pairs.lock().made, 1);
     }
@@ -273,6 +262,8 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains("\r\nContent-Length: 100000\r\n"), "{head}");
         assert!(head.contains("\r\nAllow: GET\r\n"), "{head}");
+        assert!(head.contains("\r\nServer: aios-mesh/"), "{head}");
+        assert_eq!(head.matches("\r\nServer: ").count(), 1, "{head}");
         assert!(head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
         assert_eq!(head.matches("\r\n\r\n").count(), 1);
     }

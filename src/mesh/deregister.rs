@@ -1,7 +1,6 @@
 //! `aios-mesh deregister`: takes a peer out of the list.
 
 use super::Target;
-use crate::args;
 use crate::client::{CallError, DEREGISTER_TIMEOUT};
 use crate::program::{self, Failure};
 use crate::wire::{self, one_line};
@@ -21,7 +20,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let target = &arguments.target;
     let id = &arguments.id;
     match target.client().deregister(id, None, DEREGISTER_TIMEOUT) {
-        Ok(()) => args::print(&format!("deregistered {}\n", one_line(id))),
+        Ok(()) => program::print(&format!("deregistered {}\n", one_line(id))),
         // On a path it does not know, whatever listens there answers 404 as well.
         Err(CallError::Status {
             status: 404,

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 
 use super::{Target, table};
-use crate::args;
 use crate::program::{self, Failure};
 
 /// What `peers` takes.
@@ -48,5 +47,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Format::Tsv => table::tsv(&list, now),
         Format::Ids => table::ids(&list),
     };
-    args::print(&text)
+    program::print(&text)
 }

@@ -1,7 +1,6 @@
 //! `aios-mesh up`: the whole mesh on this machine.
 
 use std::io;
-use std::net::TcpListener;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::screen::Screen;
@@ -10,6 +9,7 @@ use crate::args;
 use crate::cell::{self, Preset};
 use crate::client::{Client, DiscoveryUrl};
 use crate::discovery;
+use crate::http::Listener;
 use crate::logging;
 use crate::program::{self, Failure};
 use crate::shutdown::Latch;
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let discovery = discovery::start(discovery::Settings::local(HOST, arguments.port)?)?;
     let url = format!("http://{}", discovery.address());
-    args::print(&format!("discovery  {url}  (curl -s {url}/peers)\n"))?;
+    program::print(&format!("discovery  {url}  (curl -s {url}/peers)\n"))?;
     let url = DiscoveryUrl::parse(&url).map_err(Failure::new)?;
 
     let mut cells = Vec::new();
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
     }
-    args::print("Ctrl-C stops them all.\n\n")?;
+    program::print("Ctrl-C stops them all.\n\n")?;
 
     let mut view = View::new(Client::new(url), screen);
     view.follow(&latch);
@@ -66,24 +66,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => view.look(),
     }
     discovery.stop(DRAIN);
-    args::print("stopped\n")
+    program::print("stopped\n")
 }
 
 fn start_cell(preset: Preset, discovery: &DiscoveryUrl) -> Result<cell::Running, Failure> {
-    let id = preset.id();
-    let port = match TcpListener::bind((HOST, preset.port())) {
+    let (id, port) = (preset.id(), preset.port());
+    let listener = match Listener::bind(HOST, port) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            args::print(&format!(
-                "{id}: port {} is taken, a free one is used instead\n",
-                preset.port()
+            program::print(&format!(
+                "{id}: port {port} is taken, a free one is used instead\n"
             ))?;
-            0
+            Listener::bind(HOST, 0)?
         }
-        _ => preset.port(),
+        bound => bound?,
     };
     let settings = cell::Settings::local(preset, discovery, HOST, port)?;
-    let cell = cell::start(settings)?;
-    args::print(&format!("{id:<9}  http://{}\n", cell.address()))?;
+    let cell = cell::start(settings, listener)?;
+    program::print(&format!("{id:<9}  http://{}\n", cell.address()))?;
     Ok(cell)
 }
 
@@ -147,7 +146,7 @@ impl View {
             return;
         }
         for line in table::changes(&self.last.peers, peers) {
-            if let Err(e) = args::print(&(line + "\n")) {
+            if let Err(e) = program::print(&(line + "\n")) {
                 log::warn!("{e}");
             }
         }

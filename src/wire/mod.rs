@@ -29,8 +29,6 @@ pub use text::{cut, host_port, one_line};
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 /// A peer whose last beat is older than this is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(15);
-/// How often discovery looks for stale peers.
-pub const REAP_EVERY: Duration = Duration::from_secs(5);
 /// How many heartbeats a peer may miss: the interval is the stale threshold divided by this.
 pub const BEATS_PER_LEASE: u32 = 3;
 /// The heartbeat intervals that make sense: the longest fits the longest lease three times.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aios_mesh::cell::{self, Preset};
 use aios_mesh::client::DiscoveryUrl;
+use aios_mesh::http::Listener;
 use aios_mesh::shutdown::Latch;
 use aios_mesh::wire::CellId;
 use rustix::process::Signal;
@@ -294,7 +295,8 @@ fn two_hundred_cells_come_back_from_a_restart_and_do_not_beat_in_step() {
             let mut settings =
                 cell::Settings::local(Preset::Pure, &url, "127.0.0.1", 0).expect("valid");
             settings.id = CellId::new(&format!("cell-{n}")).expect("valid");
-            cell::start(settings).expect("started")
+            let listener = Listener::bind("127.0.0.1", 0).expect("a free port");
+            cell::start(settings, listener).expect("started")
         })
         .collect();
     wait_for("all are listed", SOON, || ids(&first).len() == CELLS);

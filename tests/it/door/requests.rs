@@ -285,6 +285,17 @@ fn head_has_the_length_of_the_body_and_not_the_body() {
         assert_eq!(without.header("content-length"), Some(&*length), "{target}");
         assert_eq!(without.header("content-type"), with.header("content-type"));
     }
+    // A refusal neither.
+    for refused in [
+        "HEAD /health HTTP/1.1\r\n\r\n",
+        "HEAD /health HTTP/1.1\r\nHost: door\r\nContent-Length: x\r\n\r\n",
+    ] {
+        let mut connection = discovery.connect();
+        connection.send(refused.as_bytes());
+        let answer = connection.answer_without_body().expect("an answer");
+        assert_eq!(answer.status, 400);
+        assert!(connection.ends_silently(), "{refused}");
+    }
 }
 
 #[test]

@@ -62,7 +62,11 @@ fn at_the_cap_slow_readers_make_room_and_the_slowest_goes_first() {
         held.push(read_slowly(&door.discovery));
         all_wait(&door.discovery);
     }
+    let full = door.discovery.descriptors();
     door.is_well("as many slow readers as there is room for");
+    wait_for("it has left in place of a reader", SOON, || {
+        door.discovery.descriptors() < full
+    });
     let mut newcomer = door.discovery.connect();
     newcomer.send(posted("", WITNESS).as_bytes());
     assert_eq!(newcomer.answer().expect("an answer").status, 200);
@@ -72,7 +76,7 @@ fn at_the_cap_slow_readers_make_room_and_the_slowest_goes_first() {
         let _ = reader.read_to_end(&mut list);
         list.len() > CROWD * 64 * 255
     });
-    // The newcomer took the place of the first, after `/health` had left.
+    // The newcomer has the place of the first, which `/health` had before it.
     assert_eq!(lists.collect::<Vec<_>>(), [false, true, true, true]);
     drop((held, newcomer));
     door.is_as_before("more slow readers than there is room for");
