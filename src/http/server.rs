@@ -456,4 +456,61 @@ mod tests {
         assert!(read(first).starts_with("HTTP/1.1 200 "));
         server.stop(Duration::from_secs(1));
     }
+
+    const SIX: Duration = Duration::from_secs(6);
+
+    /// Answers with six MiB, or not at all.
+    struct Odd;
+
+    impl Handler for Odd {
+        fn handle(&self, request: &Request) -> Reply {
+            assert_ne!(request.segments().expect("UTF-8"), ["panic"]);
+            Reply::with_body(200, "text/plain", vec![b'x'; 6 << 20])
+        }
+
+        fn refused(&self, _: u16) {}
+    }
+
+    fn odd(limits: Limits) -> Server {
+        let listener = Listener::bind("127.0.0.1", 0).expect("a free port");
+        Server::start(listener, limits, Arc::new(Odd)).expect("started")
+    }
+
+    #[test]
+    fn a_panic_in_one_request_stays_in_that_request() {
+        let server = odd(Limits::new(4, Duration::from_secs(10)));
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(server.address()).expect("it listens");
+            let request = b"GET /panic HTTP/1.1\r\nHost: h\r\n\r\n";
+            stream.write_all(request).expect("sent");
+            let answer = read(stream);
+            assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        }
+        assert!(read(ask(server.address())).starts_with("HTTP/1.1 200 "));
+        server.stop(Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_its_reply_is_dropped_in_time() {
+        let mut limits = Limits::new(4, Duration::from_secs(60));
+        limits.reply = Duration::ZERO;
+        let server = odd(limits);
+        // More than sockets buffer, and a second for each MiB.
+        let asked = Instant::now();
+        let stream = ask(server.address());
+        let mut came = false;
+        loop {
+            let there = !server.shared.seats().is_empty();
+            if came && !there {
+                break;
+            }
+            came |= there;
+            assert!(asked.elapsed() < 4 * SIX, "it is waited for");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        assert!(asked.elapsed() > SIX.mul_f64(0.9), "{:?}", asked.elapsed());
+        drop(stream);
+        server.stop(Duration::from_secs(1));
+    }
 }

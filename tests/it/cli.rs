@@ -618,10 +618,10 @@ fn a_second_signal_ends_a_program_at_once() {
     wait_for("it registers", SOON, || {
         !hanging.arrived("POST /register").is_empty()
     });
-    cell.signal(rustix::process::Signal::TERM);
-    cell.wait_for_line("stopping", SOON);
     // One that follows on the heels of the first is the same one, told twice.
     cell.signal(rustix::process::Signal::TERM);
+    cell.signal(rustix::process::Signal::TERM);
+    cell.wait_for_line("stopping", SOON);
     holds_for("it says goodbye", Duration::from_millis(600), || {
         cell.runs()
     });

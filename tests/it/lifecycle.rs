@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use aios_mesh::cell::{self, Preset};
@@ -171,6 +172,78 @@ fn a_cell_whose_registration_a_gateway_lost_says_goodbye() {
 }
 
 #[test]
+fn a_call_in_flight_is_aborted_at_a_stop_and_the_goodbye_comes_after_it() {
+    for hanging in ["POST /register", "POST /heartbeat"] {
+        let stub = Stub::start(move |request| match request.line.starts_with(hanging) {
+            true => None,
+            false => Some((200, "{}".into())),
+        });
+        let mut cell = cell(&stub.url(), &["pure", "--heartbeat-every", "50ms"]);
+        wait_for("it hangs", SOON, || !stub.arrived(hanging).is_empty());
+        let told = Instant::now();
+        cell.signal(Signal::TERM);
+        assert_eq!(cell.wait(SOON).0.code(), Some(0));
+        // Waiting for the call to time out, or for half a second in vain, takes longer.
+        let took = told.elapsed();
+        assert!(took < Duration::from_millis(450), "{hanging}: {took:?}");
+        assert_eq!(stub.arrived("DELETE /peer/pure").len(), 1);
+        let last = stub.arrived("").pop().expect("many");
+        assert!(last.line.starts_with("DELETE"), "{hanging}: {}", last.line);
+    }
+}
+
+#[test]
+fn a_call_is_given_up_after_its_time_and_tried_again() {
+    let gap = |first: &Stub, line: &str| {
+        wait_for("it is tried again", 2 * SOON, || {
+            first.arrived(line).len() > 1
+        });
+        let arrived = first.arrived(line);
+        (arrived[1].at - arrived[0].at).as_secs_f64()
+    };
+    let deaf = Stub::start(|_| None);
+    let _registering = cell(&deaf.url(), &["pure"]);
+    let mute = Stub::start(|request| match &*request.line {
+        "POST /register" => Some((200, "{}".into())),
+        _ => None,
+    });
+    let _beating = cell(&mute.url(), &["alpha", "--heartbeat-every", "100ms"]);
+    let beat = gap(&mute, "POST /heartbeat");
+    assert!((2.9..5.0).contains(&beat), "3 s, not {beat}");
+    // The back-off of one second follows, or a quarter more.
+    let register = gap(&deaf, "POST /register");
+    assert!(
+        (5.9..8.5).contains(&register),
+        "5 s and 1 s, not {register}"
+    );
+}
+
+#[test]
+fn cells_call_discovery_itself_and_hang_on_to_no_connection() {
+    let elsewhere = Stub::start(|_| Some((200, "{}".into())));
+    let moved = elsewhere.url();
+    let discovery = Stub::start(move |request| match &*request.line {
+        "POST /heartbeat" => Some((307, format!("{moved}/heartbeat"))),
+        _ => Some((200, "{}".into())),
+    });
+    let mut command = crate::support::command("aios-cell");
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"] {
+        command.env(name, elsewhere.url());
+    }
+    command.args(["pure", "--host", "127.0.0.1", "--port", "0"]);
+    command.args(["--discovery", &discovery.url(), "--heartbeat-every", "50ms"]);
+    let mut cell = Child::listening(command);
+    cell.wait_for_line("answered with status 307", SOON);
+    wait_for("it beats on", SOON, || {
+        discovery.arrived("POST /heartbeat").len() > 5
+    });
+    let arrived = elsewhere.arrived("");
+    assert!(arrived.is_empty(), "{arrived:?}");
+    let arrived = discovery.arrived("");
+    assert!(arrived.iter().all(|one| one.before == 0), "{arrived:?}");
+}
+
+#[test]
 fn a_register_on_its_way_when_the_delete_is_sent_does_not_bring_the_cell_back() {
     let discovery = discovery(&[]);
     let release = Latch::new();
@@ -318,7 +391,8 @@ fn two_hundred_cells_come_back_from_a_restart_and_do_not_beat_in_step() {
     report(&format!(
         "200 cells through a restart: all back after {took:?}; beats by half second {tenths:?}"
     ));
-    assert!(tenths.iter().all(|count| *count < CELLS / 4), "{tenths:?}");
+    let crowded = tenths.iter().max().expect("ten");
+    assert!(*crowded < CELLS / 2, "{tenths:?}");
     std::thread::scope(|scope| {
         for cell in cells {
             scope.spawn(|| cell.stop());
@@ -338,13 +412,15 @@ fn beats_do_not_drift_though_each_is_answered_late() {
         slow.arrived("POST /heartbeat").len() > 20
     });
     let beats = slow.arrived("POST /heartbeat");
-    let off: Vec<i64> = beats
-        .iter()
-        .zip(0i64..)
-        .map(|(beat, n)| (beat.at - beats[0].at).as_millis() as i64 - 200 * n)
-        .collect();
-    // A drift of 70 ms a beat would be 1.4 s by now.
-    assert!(off.iter().all(|off| off.abs() < 190), "{off:?}");
+    let first = beats[0].at;
+    // How far each is from a multiple of the interval. A beat may be skipped on a machine that
+    // stands still for a moment; a drift of 70 ms a beat would spread them all over the interval.
+    let off = beats.iter().map(|beat| {
+        let off = (beat.at - first).as_millis() as u64 % 200;
+        Duration::from_millis(off.min(200 - off))
+    });
+    let off = median(off.collect());
+    assert!(off < Duration::from_millis(25), "{off:?}");
 }
 
 #[test]
@@ -367,6 +443,26 @@ fn a_beat_answered_404_registers_at_once() {
             .collect(),
     );
     assert!(delay < Duration::from_millis(100), "{delay:?}");
+}
+
+#[test]
+fn a_cell_that_was_forgotten_does_not_call_itself_registered() {
+    static FORGOTTEN: AtomicBool = AtomicBool::new(false);
+    let stub = Stub::start(|request| {
+        let forgotten = FORGOTTEN.load(Ordering::SeqCst);
+        Some(match (&*request.line, forgotten) {
+            ("POST /heartbeat", true) => (404, "{}".into()),
+            (_, true) => (500, "{}".into()),
+            (_, false) => (200, "{}".into()),
+        })
+    });
+    let cell = cell(&stub.url(), &["pure", "--heartbeat-every", "50ms"]);
+    let registered = || cell.get("/consciousness").json()["registered"] == true;
+    wait_for("it is registered", SOON, registered);
+    FORGOTTEN.store(true, Ordering::SeqCst);
+    wait_for("it knows that it is not", SOON, || !registered());
+    FORGOTTEN.store(false, Ordering::SeqCst);
+    wait_for("it is registered again", SOON, registered);
 }
 
 #[test]
@@ -460,6 +556,16 @@ fn discovery_and_cells_work_over_ipv6() {
     cell.signal(Signal::TERM);
     assert_eq!(cell.wait(SOON).0.code(), Some(0));
     assert!(ids(&discovery).is_empty());
+}
+
+#[test]
+fn whoever_listens_on_all_ipv6_addresses_is_reached_over_ipv4_too() {
+    let discovery = Child::start("aios-discovery", &["--host", "::", "--port", "0"]);
+    let (_, port) = discovery.address.rsplit_once(':').expect("a port");
+    for host in ["127.0.0.1", "[::1]"] {
+        let answer = request(&format!("{host}:{port}"), "GET", "/health", &[], b"");
+        assert_eq!(answer.status, 200, "{host}");
+    }
 }
 
 #[test]

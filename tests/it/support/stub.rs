@@ -12,6 +12,8 @@ pub struct Arrived {
     /// Method and target.
     pub line: String,
     pub body: Vec<u8>,
+    /// How many had arrived before it on its connection.
+    pub before: usize,
 }
 
 /// The server. Its threads end with the test process.
@@ -22,8 +24,8 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Listens on a free port. `answer` gives status and JSON body for a request, or `None` to
-    /// leave the client waiting for ever.
+    /// Listens on a free port. `answer` gives status and JSON body for a request (or, to redirect
+    /// it, a 3xx and the location), or `None` to leave the client waiting for ever.
     pub fn start(
         answer: impl Fn(&Arrived) -> Option<(u16, String)> + Send + Sync + 'static,
     ) -> Self {
@@ -59,24 +61,31 @@ fn serve(
     record: &Mutex<Vec<Arrived>>,
     answer: &dyn Fn(&Arrived) -> Option<(u16, String)>,
 ) {
-    let Some(arrived) = read(&mut stream) else {
-        return;
-    };
-    record.lock().expect("no panic").push(arrived.clone());
-    match answer(&arrived) {
-        Some((status, body)) => {
-            let length = body.len();
-            let answer = format!(
-                "HTTP/1.1 {status} Status\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-            );
-            let _ = stream.write_all(answer.as_bytes());
+    // Whoever wants to may ask again on the same connection.
+    for before in 0.. {
+        let Some(arrived) = read(&mut stream, before) else {
+            return;
+        };
+        record.lock().expect("no panic").push(arrived.clone());
+        match answer(&arrived) {
+            Some((status, body)) => {
+                let length = body.len();
+                let location = match status {
+                    300..400 => format!("Location: {body}\r\n"),
+                    _ => String::new(),
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status} Status\r\nContent-Type: application/json\r\n{location}Content-Length: {length}\r\n\r\n{body}"
+                );
+                let _ = stream.write_all(answer.as_bytes());
+            }
+            // Until the client has had enough.
+            None => while matches!(stream.read(&mut [0; 64]), Ok(1..)) {},
         }
-        // Until the client has had enough.
-        None => while matches!(stream.read(&mut [0; 64]), Ok(1..)) {},
     }
 }
 
-fn read(stream: &mut TcpStream) -> Option<Arrived> {
+fn read(stream: &mut TcpStream, before: usize) -> Option<Arrived> {
     let mut bytes = Vec::new();
     loop {
         let mut chunk = [0; 4096];
@@ -97,6 +106,7 @@ fn read(stream: &mut TcpStream) -> Option<Arrived> {
                 at: Instant::now(),
                 line: line.trim_end_matches(" HTTP/1.1").to_owned(),
                 body: bytes[end + 4..].to_vec(),
+                before,
             });
         }
     }
