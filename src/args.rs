@@ -40,11 +40,13 @@ pub fn parse<S: Parser>() -> Result<S, Failure> {
 /// # Errors
 /// As [`parse`].
 pub fn without_environment<S: Parser>(argv: &[&str]) -> Result<S, Failure> {
-    S::command()
-        .mut_args(|arg| arg.env(None::<&'static str>))
-        .try_get_matches_from(argv)
+    let command = S::command().mut_args(|arg| arg.env(None::<&'static str>));
+    let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
+    command
+        .clone()
+        .try_get_matches_from(&argv)
         .and_then(|mut matches| S::from_arg_matches_mut(&mut matches))
-        .map_err(|e| Failure::usage(e.to_string()))
+        .map_err(|e| Failure::usage(one_line(&e, &command, &argv)))
 }
 
 /// The name this process was started under.

@@ -1,5 +1,6 @@
 //! The list of peers as an operator reads it. Pure.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
@@ -138,9 +139,16 @@ pub(super) fn ids(list: &PeersRead) -> String {
 /// Who has joined and who has left between two lists, as lines.
 #[must_use]
 pub(super) fn changes(before: &[Peer], after: &[Peer]) -> Vec<String> {
-    let missing = |from: &[Peer], peer: &Peer| from.iter().all(|p| p.cell_id != peer.cell_id);
-    let left = before.iter().filter(|peer| missing(after, peer));
-    let joined = after.iter().filter(|peer| missing(before, peer));
+    fn ids(peers: &[Peer]) -> HashSet<&str> {
+        peers.iter().map(|peer| &*peer.cell_id).collect()
+    }
+    let (ids_before, ids_after) = (ids(before), ids(after));
+    let left = before
+        .iter()
+        .filter(|peer| !ids_after.contains(&*peer.cell_id));
+    let joined = after
+        .iter()
+        .filter(|peer| !ids_before.contains(&*peer.cell_id));
     left.map(|peer| format!("leave {}", one_line(&peer.cell_id)))
         .chain(joined.map(|peer| {
             format!(

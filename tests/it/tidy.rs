@@ -9,6 +9,15 @@ struct Source {
     code: String,
 }
 
+/// Whether what follows the code of a file is a module of tests, or nothing.
+fn is_one_module(tests: &str) -> bool {
+    let tests = tests.trim();
+    match tests.strip_prefix("mod tests {") {
+        Some(inner) => inner.find("\n}") == Some(inner.len() - 2),
+        None => matches!(tests, "" | "mod tests;"),
+    }
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -33,7 +42,8 @@ fn sources() -> Vec<Source> {
         .filter(|path| !path.ends_with("tests.rs"))
         .map(|path| {
             let text = fs::read_to_string(&path).expect("UTF-8");
-            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let (code, tests) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
+            assert!(is_one_module(tests), "{}: code after tests", path.display());
             let code = code
                 .lines()
                 .filter(|line| !line.trim_start().starts_with("//"))
