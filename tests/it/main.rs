@@ -15,5 +15,7 @@ mod lifecycle;
 mod python;
 mod support;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;
 mod up;
 mod wire;

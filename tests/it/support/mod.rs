@@ -7,7 +7,7 @@ mod stub;
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use aios_mesh::wire::parse_timestamp;
@@ -78,6 +78,14 @@ pub fn register(discovery: &Child, id: &str) {
     let body = serde_json::json!({"cell_id": id, "ip": "127.0.0.1", "port": 1});
     let answer = discovery.post("/register", &body.to_string());
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// The one line a program ends with.
+pub fn one_line(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(output.stdout.is_empty());
+    text.trim_end().to_owned()
 }
 
 /// Waits until `condition` holds; fails after `at_most` with `what` was waited for. Returns how
