@@ -1,0 +1,94 @@
+//! A cell falls silent, or discovery does.
+
+use super::*;
+
+#[test]
+fn a_killed_cell_is_gone_15_to_20_seconds_after_its_last_beat() {
+    let discovery = discovery(&[]);
+    let names: Vec<String> = (0..10).map(|n| format!("cell-{n}")).collect();
+    let mut cells: Vec<Child> = names
+        .iter()
+        .map(|name| cell(&discovery.url(), &["--id", name]))
+        .collect();
+    wait_for("all are listed", SOON, || {
+        ids(&discovery).len() == cells.len()
+    });
+    // Their beats are spread over the interval by now, and so are their deaths.
+    let mut last: HashMap<String, SystemTime> = HashMap::new();
+    let mut gone: HashMap<String, Duration> = HashMap::new();
+    let started = Instant::now();
+    wait_for("all are gone", Duration::from_secs(60), || {
+        let lived = started.elapsed();
+        let doomed = cells.len();
+        if doomed > 0 && lived > Duration::from_secs(7) + SECOND / 2 * (10 - doomed as u32) {
+            drop(cells.pop());
+        }
+        let seen = last_seen_at(&discovery.address);
+        for name in &names {
+            match seen.get(name) {
+                Some(at) => {
+                    assert!(!gone.contains_key(name), "{name} has come back");
+                    last.insert(name.clone(), *at);
+                }
+                None => {
+                    let age = SystemTime::now().duration_since(last[name]).expect("past");
+                    gone.entry(name.clone()).or_insert(age);
+                }
+            }
+        }
+        gone.len() == names.len()
+    });
+    let soonest = gone.values().min().expect("ten");
+    let latest = gone.values().max().expect("ten");
+    report(&format!(
+        "kill -9: gone {soonest:?} to {latest:?} after the last beat (10 cells)"
+    ));
+    assert!(*soonest >= 15 * SECOND, "{gone:?}");
+    assert!(*latest <= 21 * SECOND, "{gone:?}");
+}
+
+#[test]
+fn a_discovery_that_was_stopped_gives_everybody_the_time_back() {
+    let flags = ["--stale-after", "1s", "--reap-every", "100ms"];
+    let mut discovery = discovery(&flags);
+    let _cell = cell(&discovery.url(), &["pure"]);
+    wait_for("it is listed", SOON, || ids(&discovery) == ["pure"]);
+    discovery.signal(Signal::STOP);
+    crate::support::pause(4 * SECOND);
+    discovery.signal(Signal::CONT);
+    holds_for("the cell is listed", 2 * SECOND, || {
+        ids(&discovery) == ["pure"]
+    });
+    discovery.wait_for_line("discovery was not running for a while", SOON);
+    let log = discovery.log().join("\n");
+    assert!(!log.contains("Reaping"), "{log}");
+    assert!(!log.contains("unknown peer"), "{log}");
+}
+
+#[test]
+fn a_peer_with_a_short_lease_outlives_a_stop_of_a_discovery_with_the_usual_one() {
+    let discovery = discovery(&[]);
+    let body = r#"{"cell_id":"short","ip":"h","port":1,"stale_after_ms":1500}"#;
+    assert_eq!(discovery.post("/register", body).status, 200);
+    let done = Latch::new();
+    std::thread::scope(|scope| {
+        let beats = scope.spawn(|| {
+            while !done.wait_for(Duration::from_millis(200)) {
+                let answer = discovery.post("/heartbeat", r#"{"cell_id":"short"}"#);
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        });
+        // Longer than from one pass of the reaper to the next.
+        for _ in 0..2 {
+            crate::support::pause(SECOND);
+            discovery.signal(Signal::STOP);
+            crate::support::pause(6 * SECOND);
+            discovery.signal(Signal::CONT);
+        }
+        crate::support::pause(SECOND);
+        done.set();
+        beats.join().expect("it is never unknown");
+    });
+    let log = discovery.log().join("\n");
+    assert!(!log.contains("Reaping"), "{log}");
+}
