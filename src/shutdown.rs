@@ -14,8 +14,15 @@ pub struct Latch {
 
 #[derive(Debug, Default)]
 struct Inner {
-    set: Mutex<bool>,
+    state: Mutex<State>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    set: bool,
+    /// Whoever waits is to look at his deadline again.
+    woken: bool,
 }
 
 impl Latch {
@@ -27,14 +34,21 @@ impl Latch {
 
     /// Sets the latch and wakes everybody who waits for it.
     pub fn set(&self) {
-        *self.lock() = true;
+        self.lock().set = true;
+        self.inner.changed.notify_all();
+    }
+
+    /// Ends the wait of somebody who waits with a deadline, or the next one, though the latch is
+    /// not set and the deadline has not come: there is something to do sooner.
+    pub fn wake(&self) {
+        self.lock().woken = true;
         self.inner.changed.notify_all();
     }
 
     /// Whether the latch is set.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        *self.lock()
+        self.lock().set
     }
 
     /// Waits until the latch is set.
@@ -43,32 +57,35 @@ impl Latch {
         drop(
             self.inner
                 .changed
-                .wait_while(guard, |set| !*set)
+                .wait_while(guard, |state| !state.set)
                 .unwrap_or_else(PoisonError::into_inner),
         );
     }
 
-    /// Waits until the latch is set, but not beyond `deadline`. Returns whether it is set.
+    /// Waits until the latch is set, but not beyond `deadline` or a [`Latch::wake`]. Returns whether
+    /// it is set.
     #[must_use]
     pub fn wait_until(&self, deadline: Instant) -> bool {
         self.wait_for(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits until the latch is set, but no longer than `at_most`. Returns whether it is set.
+    /// Waits until the latch is set, but no longer than `at_most` or a [`Latch::wake`]. Returns
+    /// whether it is set.
     #[must_use]
     pub fn wait_for(&self, at_most: Duration) -> bool {
         let guard = self.lock();
-        let (guard, _) = self
+        let (mut guard, _) = self
             .inner
             .changed
-            .wait_timeout_while(guard, at_most, |set| !*set)
+            .wait_timeout_while(guard, at_most, |state| !state.set && !state.woken)
             .unwrap_or_else(PoisonError::into_inner);
-        *guard
+        guard.woken = false;
+        guard.set
     }
 
-    fn lock(&self) -> MutexGuard<'_, bool> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.inner
-            .set
+            .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,6 +103,16 @@ mod tests {
         latch.set();
         assert!(waiter.join().expect("the waiter does not panic"));
         assert!(latch.is_set());
+    }
+
+    #[test]
+    fn a_wait_may_be_ended_early_once() {
+        let latch = Latch::new();
+        latch.wake();
+        assert!(!latch.wait_for(Duration::from_secs(60)));
+        assert!(!latch.wait_for(Duration::ZERO));
+        latch.set();
+        assert!(latch.wait_for(Duration::from_secs(60)));
     }
 
     #[test]

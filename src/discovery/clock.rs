@@ -46,14 +46,15 @@ impl LeaseClock {
         self.ticked_at.after(since.min(self.runs_for))
     }
 
-    /// A lease of this length begins at `at`. Should it be so short that the next tick is far away,
-    /// time stands still until then: once, and to nobody's harm.
-    pub(super) fn heed(&mut self, lease: Duration, at: LeaseTime) {
-        self.runs_for = self
-            .runs_for
-            .min(runs_for(tick_after(lease)))
-            // It does not run backwards.
-            .max(at.since(self.ticked_at));
+    /// A lease of this length begins at `at`. Returns whether it is too short for the next tick,
+    /// which has to come at once then: until it does time stands still.
+    #[must_use]
+    pub(super) fn heed(&mut self, lease: Duration, at: LeaseTime) -> bool {
+        let runs_for = runs_for(tick_after(lease));
+        let is_short = runs_for < self.runs_for;
+        // It does not run backwards.
+        self.runs_for = runs_for.max(at.since(self.ticked_at)).min(self.runs_for);
+        is_short
     }
 
     /// Ticks at monotonic time `now`, in front of leases of `shortest` and longer. Returns how late
@@ -125,7 +126,8 @@ mod tests {
         let mut clock = LeaseClock::new(USUAL, at(0.0));
         // It begins in the middle of a long tick.
         let began = clock.read(at(0.1));
-        clock.heed(short, began);
+        assert!(clock.heed(short, began));
+        assert!(!clock.heed(USUAL, began));
         assert_eq!(clock.read(at(60.0)).since(began), at(0.05));
         let _ = clock.tick(short, at(60.0));
         let ticked = clock.read(at(60.0));
@@ -134,7 +136,7 @@ mod tests {
         // Where it is too late for that, what was read once is not taken back.
         let mut clock = LeaseClock::new(USUAL, at(0.0));
         let read = clock.read(at(0.9));
-        clock.heed(short, read);
+        assert!(clock.heed(short, read));
         assert_eq!(clock.read(at(0.9)), read);
         assert_eq!(clock.read(at(60.0)), read);
         // With the short lease gone it goes back to ticking seldom.

@@ -41,6 +41,8 @@ struct Discovery {
     /// that time in the map never runs backwards. Held for one operation on the map, never while
     /// anything is read, written, rendered or logged.
     map: Mutex<Map>,
+    /// What the reaper waits on; set at a stop.
+    reaper: Latch,
 }
 
 struct Map {
@@ -68,6 +70,7 @@ impl Discovery {
                 registry,
                 clock: LeaseClock::new(settings.stale_after, Duration::ZERO),
             }),
+            reaper: Latch::new(),
             settings,
         })
     }
@@ -97,11 +100,14 @@ impl Discovery {
     }
 
     fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
-        let accepted = self.with_map(|map, now| {
+        let (accepted, is_short) = self.with_map(|map, now| {
             let accepted = map.registry.register(registration, now)?;
-            map.clock.heed(accepted.lease, now.lease);
-            Ok(accepted)
+            let is_short = map.clock.heed(accepted.lease, now.lease);
+            Ok((accepted, is_short))
         })?;
+        if is_short {
+            self.reaper.wake();
+        }
         self.metrics.registrations.inc();
         let facts = &accepted.facts;
         let id = &facts.cell_id;
@@ -195,9 +201,9 @@ pub fn start(settings: Settings) -> Result<Running, Failure> {
     log::info!("discovery with {settings} max-connections={max_connections}");
 
     let discovery = Arc::new(Discovery::new(settings)?);
-    let stop_reaper = Latch::new();
+    let stop_reaper = discovery.reaper.clone();
     let cannot = |e: std::io::Error| Failure::new(format!("cannot start a thread: {e}"));
-    let reaper = reaper::start(Arc::clone(&discovery), stop_reaper.clone()).map_err(cannot)?;
+    let reaper = reaper::start(Arc::clone(&discovery)).map_err(cannot)?;
     let server = Server::start(listener, limits, discovery).map_err(cannot)?;
     Ok(Running {
         server,

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::Discovery;
 use super::metrics::Reason;
-use crate::shutdown::Latch;
 use crate::vital;
 
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
@@ -16,16 +15,16 @@ const AT_ONCE: usize = 256;
 /// From how long on it is said that the clock stood still.
 const WORTH_SAYING: Duration = Duration::from_millis(100);
 
-/// Starts the thread; it ends when the latch is set.
-pub(super) fn start(discovery: Arc<Discovery>, stop: Latch) -> io::Result<JoinHandle<()>> {
-    vital::spawn("reaper", move || run(&discovery, &stop))
+/// Starts the thread; it ends when its latch is set.
+pub(super) fn start(discovery: Arc<Discovery>) -> io::Result<JoinHandle<()>> {
+    vital::spawn("reaper", move || run(&discovery))
 }
 
-fn run(discovery: &Discovery, stop: &Latch) {
+fn run(discovery: &Discovery) {
     let reap_every = discovery.settings.reap_every;
     let mut next_tick = tick(discovery);
     let mut next_pass = discovery.started + reap_every;
-    while !stop.wait_until(next_tick.min(next_pass)) {
+    while !discovery.reaper.wait_until(next_tick.min(next_pass)) {
         next_tick = tick(discovery);
         if Instant::now() >= next_pass {
             pass(discovery);

@@ -92,3 +92,18 @@ fn a_peer_with_a_short_lease_outlives_a_stop_of_a_discovery_with_the_usual_one()
     let log = discovery.log().join("\n");
     assert!(!log.contains("Reaping"), "{log}");
 }
+
+#[test]
+fn short_leases_that_come_and_go_lengthen_no_other() {
+    let discovery = discovery(&["--stale-after", "10s"]);
+    let silent = r#"{"cell_id":"silent","ip":"h","port":1}"#;
+    let brief = r#"{"cell_id":"brief","ip":"h","port":1,"stale_after_ms":1000}"#;
+    assert_eq!(discovery.post("/register", silent).status, 200);
+    let took = wait_for("the silent one is gone", 60 * SECOND, || {
+        assert_eq!(discovery.post("/register", brief).status, 200);
+        assert_eq!(discovery.delete("/peer/brief").status, 200);
+        crate::support::pause(SECOND / 20);
+        ids(&discovery).is_empty()
+    });
+    assert!(took > 9 * SECOND && took < 18 * SECOND, "{took:?}");
+}
