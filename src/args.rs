@@ -280,7 +280,7 @@ pub fn host(text: &str) -> Result<String, String> {
 pub fn reachable_host(text: &str) -> Result<String, String> {
     let host = host(text)?;
     match host.parse::<IpAddr>() {
-        Ok(ip) if ip.is_unspecified() => Err(format!(
+        Ok(ip) if ip.to_canonical().is_unspecified() => Err(format!(
             "{ip} stands for all addresses; allowed is one that others reach"
         )),
         _ => Ok(host),

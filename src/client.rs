@@ -178,11 +178,13 @@ impl From<ureq::Error> for CallError {
             _ => false,
         };
         let cause = match error {
-            // What the TLS library makes of an answer that is none of its protocol.
-            Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => {
-                format!("{e}; is https spoken there?")
-            }
-            Error::Io(e) => e.to_string(),
+            Error::Io(e) => match e.to_string() {
+                // What the TLS library makes of an answer that is none of its protocol.
+                text if text.starts_with("received corrupt message") => {
+                    format!("{text}; is https spoken there?")
+                }
+                text => text,
+            },
             Error::Timeout(_) => "no answer in time".to_owned(),
             other => other.to_string(),
         };

@@ -70,12 +70,13 @@ impl Form {
 
 /// How long a line waits for a reader that has fallen behind.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// What is written at once: so much fits wherever there is room at all (pipe(7), `PIPE_BUF`).
+/// What is written at once: so much fits into a pipe or socket that has room at all (pipe(7),
+/// `PIPE_BUF`). A terminal may have less, and is waited for.
 const AT_ONCE: usize = 4096;
 
-/// Stderr, on which nobody waits for long. Whoever reads it may have stopped doing so (a pager, a
-/// terminal with Ctrl-S, a supervisor that hangs), and a mesh must not stop with him: lines he
-/// does not take are lost, and counted.
+/// Stderr, on which nobody waits for long. Whoever reads it may have stopped doing so (a supervisor
+/// that hangs, a pager, a terminal with Ctrl-S), and a mesh must not stop with him: lines he does
+/// not take are lost, and counted.
 #[derive(Debug, Default)]
 pub struct Stderr {
     lost: u64,
@@ -83,23 +84,21 @@ pub struct Stderr {
 
 impl Stderr {
     fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.lost > 0 && has_room(Duration::ZERO) {
+            let lost = std::mem::take(&mut self.lost);
+            let word = format!("lines of the log that nobody read in time and are lost: {lost}");
+            let word = Form::of_stderr().line(Level::Warn, &word);
+            io::stderr().write_all(word.as_bytes())?;
+        }
         for part in line.chunks(AT_ONCE) {
             // Once lines are lost, the next ones do not wait: their senders have work to do.
-            let patience = if self.lost == 0 {
-                PATIENCE
-            } else {
-                Duration::ZERO
+            let patience = match self.lost {
+                0 => PATIENCE,
+                _ => Duration::ZERO,
             };
             if !has_room(patience) {
                 self.lost += 1;
                 return Ok(());
-            }
-            if self.lost > 0 {
-                let lost = std::mem::take(&mut self.lost);
-                let word =
-                    format!("lines of the log that nobody read in time and are lost: {lost}");
-                let word = Form::of_stderr().line(Level::Warn, &word);
-                self.write_line(word.as_bytes())?;
             }
             io::stderr().write_all(part)?;
         }

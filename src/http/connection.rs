@@ -82,7 +82,7 @@ impl Connection<'_> {
                 log::error!("handling a request panicked");
                 return self.refuse(&Refusal::new(500, "Internal Server Error"));
             };
-            let keep_alive = keep_alive && !self.shared.is_stopping();
+            let keep_alive = keep_alive && !self.has_to_end();
             // Said always: HTTP/1.0 clients that asked for it wait to hear it.
             let connection = if keep_alive { "keep-alive" } else { "close" };
             self.write(&reply, request.without_body, connection)?;
@@ -90,6 +90,11 @@ impl Connection<'_> {
                 return self.close();
             }
         }
+    }
+
+    /// Whether there is to be no further request, whatever the client wants.
+    fn has_to_end(&self) -> bool {
+        self.shared.is_stopping() || self.seat.is_told_to_leave()
     }
 
     /// Says why not, and ends the connection: where the next request begins is unknown.
@@ -113,6 +118,7 @@ impl Connection<'_> {
     /// Between requests a connection may stay silent, and may be closed at any time.
     fn wait_for_first_byte(&mut self) -> Result<(), End> {
         let deadline = Instant::now() + self.shared.limits.idle;
+        let mut waits = false;
         loop {
             // Some clients put a line end behind a body (RFC 9112, 2.2).
             let line_ends = self
@@ -124,7 +130,10 @@ impl Connection<'_> {
             if !self.buffer.is_empty() && self.buffer != b"\r" {
                 return Ok(());
             }
-            self.seat.is(Doing::Waiting);
+            // Once: nobody stays by sending line ends.
+            if !std::mem::replace(&mut waits, true) {
+                self.seat.is(Doing::Waiting);
+            }
             match self.read(deadline) {
                 Ok(Read1::Some) => {}
                 Ok(Read1::Eof | Read1::TimedOut) | Err(_) => return Err(End::Silent),
@@ -183,8 +192,8 @@ impl Connection<'_> {
     fn read_more(&mut self, deadline: Instant, late: &'static str) -> Result<(), End> {
         match self.read(deadline) {
             Ok(Read1::Some) => Ok(()),
-            // A stop may have cut it off; what is lost that way is sent again, what is refused not.
-            Ok(Read1::Eof) if self.shared.is_stopping() => Err(End::Silent),
+            // We may have cut it off; what is lost that way is sent again, what is refused not.
+            Ok(Read1::Eof) if self.has_to_end() => Err(End::Silent),
             Ok(Read1::Eof) => {
                 Err(Refusal::new(400, "the request ended before it was whole").into())
             }

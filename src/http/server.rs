@@ -21,8 +21,12 @@ const LEAVING: usize = 16;
 /// How long the accept loop waits for one of them before it turns a new one away: it takes no
 /// longer than a thread takes to wake, which can be long on a machine with too much to do.
 const LEAVING_WAIT: Duration = Duration::from_secs(1);
-/// How long it waits when nobody was told to leave: all are being answered, or have only just begun.
-const BUSY_WAIT: Duration = Duration::from_millis(FRESH_MS + 100);
+/// How long it waits when nobody was told to leave: all are being answered, or have only just begun
+/// to send or receive.
+const BUSY_WAIT: Duration = Duration::from_millis(FRESH_MS + 50);
+/// How long it spares connections that have only just begun something. They may renew that again
+/// and again, and newcomers have to get in.
+const FRESH_WAIT: Duration = Duration::from_millis(10);
 /// How soon it is tried again when there were no descriptors or threads.
 const RETRY: Duration = Duration::from_millis(20);
 /// How long an idle thread is kept at most.
@@ -124,6 +128,7 @@ pub(super) struct Seat {
     /// What the connection is doing (the lowest three bits) and since when (milliseconds since the
     /// server started). One word, so that a look at it is never half old.
     doing: AtomicU64,
+    told_to_leave: AtomicBool,
 }
 
 /// What a connection is doing, in the order in which connections are closed when room is needed.
@@ -149,6 +154,7 @@ const DOING_BITS: u32 = 3;
 const PARTING: u64 = Doing::Parting as u64;
 const WAITING: u64 = Doing::Waiting as u64;
 const HEAD: u64 = Doing::Head as u64;
+const BUSY: u64 = Doing::Busy as u64;
 
 impl Seat {
     pub(super) fn is(&self, doing: Doing) {
@@ -162,14 +168,17 @@ impl Seat {
         (word & ((1 << DOING_BITS) - 1), word >> DOING_BITS)
     }
 
-    /// Tells it to leave, unless it has gone on to something else than `doing`.
-    fn tell_to_leave(&self, (doing, since): (u64, u64)) {
+    /// Tells it to leave, unless it has gone on to something else than `doing`. Returns whether it
+    /// was told.
+    fn tell_to_leave(&self, (doing, since): (u64, u64)) -> bool {
         let before = since << DOING_BITS | doing;
         let after = since << DOING_BITS | Doing::Leaving as u64;
         let told = self
             .doing
-            .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed);
-        if told.is_ok() {
+            .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        if told {
+            self.told_to_leave.store(true, Ordering::Release);
             let how = match doing {
                 // A request that arrives at this very moment is still answered.
                 WAITING => Shutdown::Read,
@@ -177,6 +186,12 @@ impl Seat {
             };
             let _ = self.stream.shutdown(how);
         }
+        told
+    }
+
+    /// Whether it was told to leave, whatever it has done since.
+    pub(super) fn is_told_to_leave(&self) -> bool {
+        self.told_to_leave.load(Ordering::Acquire)
     }
 
     /// Whether it has no request, and has had time to send one.
@@ -205,31 +220,33 @@ impl Shared {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more connection by closing the one that has waited longest. Returns
+    /// Makes room for one more connection by closing one, the one that has waited longest. Returns
     /// whether there is room.
     fn make_room(&self) -> bool {
         let asked = Instant::now();
+        let mut told = false;
         let mut seats = self.seats();
         loop {
             if seats.len() < self.limits.max_connections {
                 return true;
             }
+            told = told || close_longest_waiting(&seats, asked.elapsed() >= FRESH_WAIT);
             // One that was told to leave may still be there for a moment, beside the newcomer.
-            let (at_most, room) = match close_longest_waiting(&seats) {
+            let (at_most, room) = match told {
                 true => (LEAVING_WAIT, self.limits.max_connections + LEAVING),
                 false => (BUSY_WAIT, self.limits.max_connections),
             };
-            let left = at_most.saturating_sub(asked.elapsed());
             if seats.len() < room {
                 return true;
             }
+            let left = at_most.saturating_sub(asked.elapsed());
             if left.is_zero() || self.is_stopping() {
                 return false;
             }
             // Looked at again and again, for one that is busy now may be idle next.
             (seats, _) = self
                 .left
-                .wait_timeout_while(seats, left.min(LOOK), |seats| seats.len() >= room)
+                .wait_timeout_while(seats, left.min(FRESH_WAIT), |seats| seats.len() >= room)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -263,19 +280,22 @@ impl Shared {
     }
 }
 
-/// Tells the connection that has waited longest to leave. Returns whether any is on its way out.
-fn close_longest_waiting(seats: &Slab<Arc<Seat>>) -> bool {
+/// Tells the connection that has waited longest to leave. One that has only just begun something
+/// is spared, unless `in_need` of room, when one that waits for its client is taken all the same.
+/// Returns whether one was told.
+fn close_longest_waiting(seats: &Slab<Arc<Seat>>, in_need: bool) -> bool {
+    let may_go = |(doing, since): (u64, u64), seat: &Seat| match doing {
+        PARTING => true,
+        WAITING | HEAD if in_need => true,
+        BUSY.. => false,
+        _ => !seat.is_fresh(since),
+    };
     let longest = seats
         .iter()
         .map(|(_, seat)| (seat.doing(), seat))
-        .filter(|((doing, _), _)| *doing < Doing::Busy as u64)
-        .filter(|((doing, since), seat)| *doing == PARTING || !seat.is_fresh(*since))
+        .filter(|(doing, seat)| may_go(*doing, seat))
         .min_by_key(|(doing, _)| *doing);
-    if let Some((doing, seat)) = longest {
-        seat.tell_to_leave(doing);
-    }
-    let is_leaving = |seat: &Seat| seat.doing().0 == Doing::Leaving as u64;
-    seats.iter().any(|(_, seat)| is_leaving(seat))
+    longest.is_some_and(|(doing, seat)| seat.tell_to_leave(doing))
 }
 
 fn accept_loop(
@@ -302,7 +322,7 @@ fn accept_loop(
                 // Who got no thread gets that of the next to leave.
                 let short_of = workers.short_of();
                 for _ in 0..short_of {
-                    close_longest_waiting(&shared.seats());
+                    close_longest_waiting(&shared.seats(), true);
                 }
                 wait(Some(listener), woken, (short_of > 0).then_some(RETRY));
             }
@@ -312,7 +332,7 @@ fn accept_loop(
                     log::error!("cannot accept connections: {e}; trying on");
                     complained = Some(Instant::now());
                 }
-                close_longest_waiting(&shared.seats());
+                close_longest_waiting(&shared.seats(), true);
                 wait(None, woken, Some(RETRY));
             }
             // A connection that was gone before it was accepted, or its network (accept(2)).
@@ -341,6 +361,7 @@ fn seat(stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, workers: &W
         remote,
         server_started: shared.started,
         doing: AtomicU64::new(0),
+        told_to_leave: AtomicBool::new(false),
     });
     // Left alone until it has a thread.
     seat.is(Doing::Busy);
@@ -360,7 +381,7 @@ fn seat(stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, workers: &W
     match workers.run(job) {
         Ok(Start::Now) => {}
         Ok(Start::Later) => {
-            close_longest_waiting(&shared.seats());
+            close_longest_waiting(&shared.seats(), true);
         }
         Err(e) => {
             log::debug!("no thread for a connection: {e}");

@@ -113,22 +113,33 @@ impl Shared {
     /// The life of a thread.
     fn work(&self) {
         let (sender, receiver) = channel();
-        self.lock().starting -= 1;
-        while let Some(job) = self.next(&sender, &receiver) {
-            // What it held is dropped; the thread is needed on.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+        let mut is_starting = true;
+        loop {
+            match self.next(is_starting, &sender, &receiver) {
+                // What it held is dropped; the thread is needed on.
+                Ok(job) => drop(catch_unwind(AssertUnwindSafe(job))),
+                Err(left) => return (self.ended)(left),
+            }
+            is_starting = false;
         }
-        let left = self.lock().threads;
-        (self.ended)(left);
     }
 
-    /// The next job; `None` when none has come for a while, and the thread is to end.
-    fn next(&self, sender: &Sender<Job>, receiver: &Receiver<Job>) -> Option<Job> {
+    /// The next job.
+    ///
+    /// # Errors
+    /// How many threads are left, when no job has come for a while and this one is to end.
+    fn next(
+        &self,
+        is_starting: bool,
+        sender: &Sender<Job>,
+        receiver: &Receiver<Job>,
+    ) -> Result<Job, usize> {
         let thread = thread::current().id();
         {
             let mut crew = self.lock();
+            crew.starting -= usize::from(is_starting);
             if let Some(job) = crew.jobs.pop_front() {
-                return Some(job);
+                return Ok(job);
             }
             crew.idle.push(Idle {
                 thread,
@@ -136,18 +147,19 @@ impl Shared {
             });
         }
         if let Ok(job) = receiver.recv_timeout(self.kept_for) {
-            return Some(job);
+            return Ok(job);
         }
         let mut crew = self.lock();
         let on_the_list = crew.idle.iter().position(|idle| idle.thread == thread);
         if let Some(place) = on_the_list {
             crew.idle.remove(place);
             crew.threads -= 1;
-            return None;
+            return Err(crew.threads);
         }
+        let threads = crew.threads;
         drop(crew);
         // Somebody took it off the list just now, to send a job.
-        receiver.recv().ok()
+        receiver.recv().map_err(|_| threads)
     }
 
     fn lock(&self) -> MutexGuard<'_, Crew> {
@@ -185,7 +197,7 @@ mod tests {
         // Then one after the other, often enough to keep each of them from being idle for long if
         // they took turns.
         let deadline = Instant::now() + 100 * KEPT;
-        while left.try_iter().last() != Some(1) {
+        while !left.try_iter().any(|count| count <= 1) {
             assert!(Instant::now() < deadline, "threads are kept");
             let done = done.clone();
             let job = move || done.send(thread::current().id()).expect("it is waited for");

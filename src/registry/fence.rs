@@ -17,7 +17,7 @@ const AT_MOST: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Fence {
     keys: [RandomState; 2],
-    /// Those that were in the map.
+    /// Those that were registered.
     left: Runs,
     /// Those that were not: anybody can name as many as he likes, and must not make the others be
     /// forgotten.
@@ -35,16 +35,16 @@ struct Runs {
 }
 
 impl Fence {
-    /// Remembers that this run said it is gone; `was_known` when it was in the map.
+    /// Remembers that this run said it is gone; `was_registered` when it was in the map.
     pub(super) fn has_left(
         &mut self,
         id: &str,
         instance: &Instance,
-        was_known: bool,
+        was_registered: bool,
         now: LeaseTime,
     ) {
         let run = self.run(id, instance);
-        match was_known {
+        match was_registered {
             true => self.left.insert(run, now),
             false => self.unknown.insert(run, now),
         }

@@ -373,8 +373,10 @@ impl Registry {
     ) -> Result<Departure, Refused> {
         let known = self.by_id.get(id).copied();
         if let Some(instance) = instance {
-            self.fence
-                .has_left(id, instance, known.is_some(), now.lease);
+            let is_registered = known.is_some_and(|slot| {
+                !is_other_run(self.peers[slot].instance.as_ref(), Some(instance))
+            });
+            self.fence.has_left(id, instance, is_registered, now.lease);
         }
         let slot = known.ok_or(Refused::Unknown)?;
         if is_other_run(self.peers[slot].instance.as_ref(), instance) {

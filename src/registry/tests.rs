@@ -248,3 +248,20 @@ fn a_wall_clock_step_changes_only_what_last_seen_shows() {
     assert!(registry.reap(at(17.0).lease, 10).is_empty());
     assert_eq!(registry.list().peers[0].last_seen, SystemTime::UNIX_EPOCH);
 }
+
+#[test]
+fn a_flood_of_refused_goodbyes_does_not_bring_a_departed_run_back() {
+    let mut registry = registry();
+    let _ = register(&mut registry, cell("a", Some("r")), 0.0);
+    let _ = register(&mut registry, cell("b", Some("r")), 0.0);
+    let left = registry.deregister("a", Some(&run("r")), at(1.0));
+    let _ = left.expect("it was there");
+    for n in 0..110_000 {
+        let made_up = run(&n.to_string());
+        let id = if n % 2 == 0 { "b" } else { "nobody" };
+        let _ = registry.deregister(id, Some(&made_up), at(2.0));
+        let _ = registry.deregister(id, Some(&made_up), at(2.0));
+    }
+    let late = registry.register(cell("a", Some("r")), at(3.0));
+    assert_eq!(late.expect_err("it has left"), Refused::Overtaken);
+}

@@ -114,6 +114,34 @@ fn at_the_cap_everybody_who_asks_gets_an_answer_and_nothing_is_done_without_one(
     assert_eq!(listed, taken);
 }
 
+#[test]
+fn at_the_cap_nobody_keeps_a_newcomer_out_by_being_busy_all_the_time() {
+    let door = Door::with(&["--max-connections", "4"]);
+    let done = Latch::new();
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (discovery, done) = (&door.discovery, &done);
+            scope.spawn(move || {
+                let mut connection = discovery.connect();
+                while !done.wait_for(Duration::from_millis(20)) {
+                    // Half of them ask, half of them only send line ends; whoever had to make
+                    // room comes again.
+                    let sent: &[u8] = if client % 2 == 0 { GET_HEALTH } else { b"\r\n" };
+                    let _ = connection.stream.write_all(sent);
+                    if client % 2 == 0 && connection.answer().is_none() {
+                        connection = discovery.connect();
+                    }
+                }
+            });
+        }
+        for _ in 0..30 {
+            door.is_well("clients that are busy all the time");
+        }
+        done.set();
+    });
+    door.is_as_before("clients that were busy all the time");
+}
+
 /// Lets this process hold so many connections.
 fn may_hold(connections: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
