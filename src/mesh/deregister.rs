@@ -1,6 +1,7 @@
 //! `aios-mesh deregister`: takes a peer out of the list.
 
 use super::Target;
+use crate::args;
 use crate::client::{CallError, DEREGISTER_TIMEOUT};
 use crate::program::{self, Failure};
 use crate::wire::{self, one_line};
@@ -12,6 +13,7 @@ pub(super) struct Arguments {
     target: Target,
 
     /// The peer's id. A cell that still runs registers again at its next heartbeat.
+    #[arg(value_parser = args::name)]
     id: String,
 }
 

@@ -177,6 +177,12 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             &["--format", "xml", "table"],
         ),
         ("aios-mesh", &["deregister"], plain, &["missing", "<ID>"]),
+        (
+            "aios-mesh",
+            &["deregister", ""],
+            plain,
+            &["<ID>", "''", "1 to 255 bytes"],
+        ),
         ("aios-mesh", &["fly"], plain, &["fly"]),
     ] {
         let output = run(program, arguments, variables);
