@@ -142,6 +142,23 @@ fn at_the_cap_nobody_keeps_a_newcomer_out_by_being_busy_all_the_time() {
     door.is_as_before("clients that were busy all the time");
 }
 
+#[test]
+fn line_ends_are_no_sign_of_life() {
+    let discovery = discovery(&["--max-connections", "2"]);
+    let mut dripping = discovery.connect();
+    let mut idle = discovery.connect();
+    all_wait(&discovery);
+    assert!(serves(&mut idle));
+    // Idle for longer than anybody is spared, while the other keeps sending.
+    for _ in 0..10 {
+        dripping.send(b"\r\n");
+        pause(Duration::from_millis(20));
+    }
+    assert!(serves(&mut discovery.connect()), "the newcomer is served");
+    assert!(dripping.ends_silently(), "who has asked nothing goes first");
+    assert!(serves(&mut idle), "who has asked is kept");
+}
+
 /// Lets this process hold so many connections.
 fn may_hold(connections: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
