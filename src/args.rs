@@ -240,6 +240,16 @@ pub fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "allowed is a whole number from 1 on".to_owned())
 }
 
+/// How many of something there may be, 0 for none.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn count_or_none(text: &str) -> Result<usize, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| "allowed is a whole number from 0 on".to_owned())
+}
+
 /// A finite number.
 ///
 /// # Errors

@@ -12,6 +12,9 @@ pub(super) struct Metrics {
     gauges: Gauges,
     peers: prometheus::IntGauge,
     pub(super) registrations: prometheus::IntCounter,
+    /// Mass departures that were held.
+    pub(super) holds: prometheus::IntCounter,
+    held: prometheus::IntGauge,
     heartbeats: IntCounterVec,
     departures: IntCounterVec,
     requests: IntCounterVec,
@@ -48,6 +51,20 @@ impl Metrics {
                 prometheus::IntCounter::new(
                     "aios_discovery_registrations_total",
                     "Registrations taken.",
+                ),
+            )?,
+            holds: exposition::register(
+                &registry,
+                prometheus::IntCounter::new(
+                    "aios_discovery_holds_total",
+                    "Mass departures that were held for a heartbeat interval.",
+                ),
+            )?,
+            held: exposition::register(
+                &registry,
+                prometheus::IntGauge::new(
+                    "aios_discovery_hold",
+                    "1 while a mass departure is held.",
                 ),
             )?,
             heartbeats: exposition::register(
@@ -111,6 +128,10 @@ impl Metrics {
 
     pub(super) fn departure(&self, reason: Reason) {
         self.departures.with_label_values(&[reason.label()]).inc();
+    }
+
+    pub(super) fn set_hold(&self, is_held: bool) {
+        self.held.set(i64::from(is_held));
     }
 
     pub(super) fn request(&self, route: &str, status: u16, took: Duration) {

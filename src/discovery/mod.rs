@@ -5,6 +5,7 @@
 //! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock.
 
 mod clock;
+pub mod hold;
 mod metrics;
 mod reaper;
 mod routes;
@@ -21,6 +22,7 @@ use crate::registry::{self, Accepted, Change, List, Now, Refused, Registry, Rene
 use crate::shutdown::Latch;
 use crate::wire::{Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
+use hold::{Crowd, Hold, Verdict};
 use metrics::{BeatResult, Metrics, Reason};
 
 pub use settings::Settings;
@@ -48,6 +50,7 @@ struct Discovery {
 struct Map {
     registry: Registry,
     clock: LeaseClock,
+    hold: Hold,
 }
 
 impl Discovery {
@@ -69,6 +72,10 @@ impl Discovery {
             map: Mutex::new(Map {
                 registry,
                 clock: LeaseClock::new(settings.stale_after, Duration::ZERO),
+                hold: Hold::new(
+                    settings.hold_min,
+                    Settings::heartbeat_interval(settings.stale_after),
+                ),
             }),
             reaper: Latch::new(),
             settings,
@@ -92,6 +99,26 @@ impl Discovery {
         let shortest = shortest.unwrap_or(self.settings.stale_after);
         let late = map.clock.tick(shortest, self.started.elapsed());
         (late, self.started + map.clock.next_tick())
+    }
+
+    /// Judges whether the peers that are stale may be taken out.
+    fn judge(&self) -> (Verdict, Crowd, registry::LeaseTime) {
+        self.with_map(|map, now| {
+            let crowd = Crowd {
+                peers: map.registry.len(),
+                late: map.registry.late(),
+                any_stale: map.registry.any_stale(now.lease),
+            };
+            (map.hold.judge(crowd, now.lease), crowd, now.lease)
+        })
+    }
+
+    /// The mass departure that is held: the peers when it was noticed, and for how long it still is.
+    fn held(&self) -> Option<(Crowd, Duration)> {
+        self.with_map(|map, now| {
+            let (crowd, until) = map.hold.held()?;
+            Some((crowd, until.since(now.lease)))
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Map> {

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Discovery;
+use super::hold::Verdict;
 use super::metrics::Reason;
 use crate::vital;
 
@@ -24,10 +25,15 @@ fn run(discovery: &Discovery) {
     let reap_every = discovery.settings.reap_every;
     let mut next_tick = tick(discovery);
     let mut next_pass = discovery.started + reap_every;
-    while !discovery.reaper.wait_until(next_tick.min(next_pass)) {
+    let mut held_until = None;
+    loop {
+        let due = held_until.unwrap_or(next_pass);
+        if discovery.reaper.wait_until(next_tick.min(due)) {
+            return;
+        }
         next_tick = tick(discovery);
-        if Instant::now() >= next_pass {
-            pass(discovery);
+        if Instant::now() >= due {
+            held_until = pass(discovery);
             // Passes that were missed in a pause are not made up for.
             while next_pass <= Instant::now() {
                 next_pass += reap_every;
@@ -48,7 +54,25 @@ fn tick(discovery: &Discovery) -> Instant {
     next
 }
 
-fn pass(discovery: &Discovery) {
+/// Takes out the stale. Where it was not to, returns when to look again.
+fn pass(discovery: &Discovery) -> Option<Instant> {
+    while discovery.with_map(|map, now| map.registry.count_late(now.lease, AT_ONCE)) {}
+    let (verdict, crowd, now) = discovery.judge();
+    let is_held = matches!(verdict, Verdict::Held { .. });
+    discovery.metrics.set_hold(is_held);
+    if let Verdict::Held { begins, until } = verdict {
+        let left = until.since(now);
+        if begins {
+            discovery.metrics.holds.inc();
+            log::warn!(
+                "{} of {} peers are silent; none is taken out for {:.1}s, then those that still are",
+                crowd.late,
+                crowd.peers,
+                left.as_secs_f64()
+            );
+        }
+        return Some(Instant::now() + left);
+    }
     loop {
         let departures = discovery.with_map(|map, now| map.registry.reap(now.lease, AT_ONCE));
         for departure in &departures {
@@ -60,7 +84,7 @@ fn pass(discovery: &Discovery) {
             );
         }
         if departures.len() < AT_ONCE {
-            return;
+            return None;
         }
     }
 }

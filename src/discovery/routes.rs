@@ -1,7 +1,7 @@
 //! What discovery answers: method, path and body in, a reply out. No socket, no thread.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Discovery;
 use super::settings::Settings;
@@ -231,20 +231,27 @@ impl Discovery {
     }
 
     fn answer_ready(&self) -> Reply {
-        match self.settling() {
-            None => Reply::json(200, &serde_json::json!({"status": "ready"})),
-            Some(left) => {
-                let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-                Reply::error(
-                    503,
-                    format!(
-                        "settling: started without state, cells have {seconds} s more to register"
-                    ),
-                )
-                .header("Retry-After", seconds.to_string())
-            }
+        if let Some(left) = self.settling() {
+            return not_ready(left, |seconds| {
+                format!("settling: started without state, cells have {seconds} s more to register")
+            });
         }
+        if let Some((crowd, left)) = self.held() {
+            return not_ready(left, |seconds| {
+                format!(
+                    "holding: {} of {} peers fell silent together, they have {seconds} s more to beat",
+                    crowd.late, crowd.peers
+                )
+            });
+        }
+        Reply::json(200, &serde_json::json!({"status": "ready"}))
     }
+}
+
+/// The list is not to be relied on; it may be `left` from now.
+fn not_ready(left: Duration, why: impl FnOnce(u64) -> String) -> Reply {
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    Reply::error(503, why(seconds)).header("Retry-After", seconds.to_string())
 }
 
 fn invalid(why: wire::Invalid) -> Reply {

@@ -47,6 +47,10 @@ pub struct Settings {
           value_parser = args::duration_within(Duration::from_millis(10)..=Duration::from_secs(3600)))]
     pub reap_every: Duration,
 
+    /// From how many peers on it is held once for a heartbeat interval when more than half of all fall silent together; 0 for never.
+    #[arg(long, env = "AIOS_HOLD_MIN", default_value_t = 20, value_parser = args::count_or_none)]
+    pub hold_min: usize,
+
     /// How many peers are taken; more are refused with 503.
     #[arg(long, env = "AIOS_MAX_PEERS", default_value_t = 1_000_000, value_parser = args::count)]
     pub max_peers: usize,
@@ -92,13 +96,14 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "id={} my-host={} branch={} level={} stale-after={} reap-every={} max-peers={} idle-timeout={}",
+            "id={} my-host={} branch={} level={} stale-after={} reap-every={} hold-min={} max-peers={} idle-timeout={}",
             self.id,
             self.my_host(),
             self.branch,
             self.level,
             args::show_duration(self.stale_after),
             args::show_duration(self.reap_every),
+            self.hold_min,
             self.max_peers,
             args::show_duration(self.idle_timeout)
         )

@@ -3,6 +3,9 @@
 //! Peers with leases of the same length run out in the order in which they were renewed, so one
 //! queue per length, oldest first, is always sorted: a renewal moves a peer to the end, which
 //! costs the same however many there are, and whoever is stale stands at the front of a queue.
+//!
+//! Before they are stale they are late: silent for more than two thirds of their lease. How many
+//! are is counted as time passes, each peer once, so that it is known without a walk over a crowd.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +21,9 @@ pub(super) struct Leases {
     /// When the first lease of each queue runs out, soonest first: peers may all have leases of
     /// their own, and then there are as many queues.
     due: BTreeSet<(LeaseTime, Duration)>,
+    /// When the first of each queue is late that has not been counted, soonest first.
+    late_due: BTreeSet<(LeaseTime, Duration)>,
+    late: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +32,17 @@ struct Link {
     renewed: LeaseTime,
     older: Option<usize>,
     newer: Option<usize>,
+    late: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Queue {
     oldest: usize,
     newest: usize,
+    /// The newest of those that were counted as late.
+    newest_late: Option<usize>,
     due: LeaseTime,
+    late_due: Option<LeaseTime>,
 }
 
 impl Leases {
@@ -50,7 +60,9 @@ impl Leases {
                 let queue = Queue {
                     oldest: slot,
                     newest: slot,
+                    newest_late: None,
                     due,
+                    late_due: None,
                 };
                 self.queues.insert(lease, queue);
                 self.due.insert((due, lease));
@@ -63,7 +75,9 @@ impl Leases {
             renewed: now,
             older,
             newer: None,
+            late: false,
         });
+        self.set_dues(lease);
     }
 
     /// Ends the lease of `slot`, if it has one.
@@ -73,30 +87,52 @@ impl Leases {
         };
         self.change(link.older, |older| older.newer = link.newer);
         self.change(link.newer, |newer| newer.older = link.older);
+        self.late -= usize::from(link.late);
         let Some(queue) = self.queues.get_mut(&link.lease) else {
             return;
         };
-        if let Some(older) = link.older
-            && queue.newest == slot
-        {
-            queue.newest = older;
+        if queue.newest_late == Some(slot) {
+            queue.newest_late = link.older;
         }
-        if queue.oldest == slot {
-            self.due.remove(&(queue.due, link.lease));
-            match link
-                .newer
-                .and_then(|newer| Some((newer, self.links[newer]?)))
-            {
-                Some((newer, next)) => {
-                    queue.oldest = newer;
-                    queue.due = next.renewed.after(link.lease);
-                    self.due.insert((queue.due, link.lease));
+        match (link.older, link.newer) {
+            (None, None) => {
+                self.due.remove(&(queue.due, link.lease));
+                if let Some(late_due) = queue.late_due {
+                    self.late_due.remove(&(late_due, link.lease));
                 }
-                None => {
-                    self.queues.remove(&link.lease);
-                }
+                self.queues.remove(&link.lease);
+                return;
             }
+            (None, Some(newer)) => queue.oldest = newer,
+            (Some(older), None) => queue.newest = older,
+            (Some(_), Some(_)) => {}
         }
+        self.set_dues(link.lease);
+    }
+
+    /// Counts those who are late by now, at most so many more than before. Returns whether there
+    /// may be more of them.
+    pub(super) fn count_late(&mut self, now: LeaseTime, at_most: usize) -> bool {
+        for _ in 0..at_most {
+            let Some(&(_, lease)) = self.late_due.first().filter(|(at, _)| *at < now) else {
+                return false;
+            };
+            let Some(slot) = self.first_not_late(lease) else {
+                return false;
+            };
+            self.change(Some(slot), |link| link.late = true);
+            self.late += 1;
+            if let Some(queue) = self.queues.get_mut(&lease) {
+                queue.newest_late = Some(slot);
+            }
+            self.set_dues(lease);
+        }
+        true
+    }
+
+    /// How many were counted as late and have not been renewed since.
+    pub(super) fn late(&self) -> usize {
+        self.late
     }
 
     /// A slot whose lease has run out (was last renewed *more than* its length ago), and how long
@@ -115,11 +151,46 @@ impl Leases {
         self.queues.keys().next().copied()
     }
 
+    /// Puts the queue of this length in its place by when it is looked at next.
+    fn set_dues(&mut self, lease: Duration) {
+        let first_not_late = self.first_not_late(lease).and_then(|slot| self.links[slot]);
+        let Some(queue) = self.queues.get_mut(&lease) else {
+            return;
+        };
+        let due = self.links[queue.oldest].map_or(queue.due, |link| link.renewed.after(lease));
+        if due != queue.due {
+            self.due.remove(&(queue.due, lease));
+            self.due.insert((due, lease));
+            queue.due = due;
+        }
+        let late_due = first_not_late.map(|link| link.renewed.after(late_after(lease)));
+        if late_due != queue.late_due {
+            if let Some(before) = queue.late_due {
+                self.late_due.remove(&(before, lease));
+            }
+            self.late_due.extend(late_due.map(|at| (at, lease)));
+            queue.late_due = late_due;
+        }
+    }
+
+    fn first_not_late(&self, lease: Duration) -> Option<usize> {
+        let queue = self.queues.get(&lease)?;
+        match queue.newest_late {
+            Some(late) => self.links[late]?.newer,
+            None => Some(queue.oldest),
+        }
+    }
+
     fn change(&mut self, slot: Option<usize>, change: impl FnOnce(&mut Link)) {
         if let Some(link) = slot.and_then(|slot| self.links[slot].as_mut()) {
             change(link);
         }
     }
+}
+
+/// Two beats of three have not come.
+fn late_after(lease: Duration) -> Duration {
+    lease / 3 * 2
 }
 
 #[cfg(test)]
@@ -165,6 +236,11 @@ mod tests {
                     }
                     Op::Pass(seconds) => {
                         now = now.after(Duration::from_secs(seconds));
+                        while leases.count_late(now, 1) {}
+                        let late = table.values().filter(|(lease, renewed)| {
+                            now.since(*renewed) > late_after(*lease)
+                        });
+                        prop_assert_eq!(leases.late(), late.count());
                         let mut expected: Vec<usize> = table
                             .iter()
                             .filter(|(_, (lease, renewed))| now.since(*renewed) > *lease)
@@ -180,6 +256,7 @@ mod tests {
                         found.sort_unstable();
                         prop_assert_eq!(found, expected);
                         prop_assert_eq!(leases.due.len(), leases.queues.len());
+                        prop_assert!(leases.late_due.len() <= leases.queues.len());
                     }
                 }
             }

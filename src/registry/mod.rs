@@ -403,6 +403,24 @@ impl Registry {
         departures
     }
 
+    /// Counts who is late (silent for more than two thirds of the lease), at most so many more than
+    /// before. Returns whether there may be more of them.
+    pub fn count_late(&mut self, now: LeaseTime, at_most: usize) -> bool {
+        self.leases.count_late(now, at_most)
+    }
+
+    /// How many were counted as late and have not been heard of since.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        self.leases.late()
+    }
+
+    /// Whether anybody's lease has run out.
+    #[must_use]
+    pub fn any_stale(&self, now: LeaseTime) -> bool {
+        self.leases.stale(now).is_some()
+    }
+
     /// The length of the shortest lease that somebody has.
     #[must_use]
     pub fn shortest_lease(&self) -> Option<Duration> {
