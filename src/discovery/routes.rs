@@ -20,7 +20,11 @@ enum Route<'a> {
     Health,
     Ready,
     Metrics,
+    OpenApi,
 }
+
+/// What all of this looks like from outside, for programs (OpenAPI 3.1).
+const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 impl<'a> Route<'a> {
     fn find(mut segments: Vec<Cow<'a, str>>) -> Option<Self> {
@@ -36,6 +40,7 @@ impl<'a> Route<'a> {
             (None, "health") => Self::Health,
             (None, "ready") => Self::Ready,
             (None, "metrics") => Self::Metrics,
+            (None, "openapi.json") => Self::OpenApi,
             (Some("peer"), _) => Self::Peer(last),
             (Some("unregister"), _) => Self::Unregister(last),
             _ => return None,
@@ -53,6 +58,7 @@ impl<'a> Route<'a> {
             Self::Health => "/health",
             Self::Ready => "/ready",
             Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
         }
     }
 
@@ -61,7 +67,9 @@ impl<'a> Route<'a> {
         match self {
             Self::Register | Self::Heartbeat => (Method::Post, "POST"),
             Self::Peer(_) | Self::Unregister(_) => (Method::Delete, "DELETE"),
-            Self::Peers | Self::Health | Self::Ready | Self::Metrics => (Method::Get, "GET, HEAD"),
+            Self::Peers | Self::Health | Self::Ready | Self::Metrics | Self::OpenApi => {
+                (Method::Get, "GET, HEAD")
+            }
         }
     }
 }
@@ -124,6 +132,7 @@ impl Discovery {
                 let text = self.metrics.render(self.settings.level, uptime, peers);
                 Ok(exposition::reply(text))
             }
+            Route::OpenApi => Ok(Reply::with_body(200, "application/json", OPENAPI.to_vec())),
         }
     }
 
@@ -263,5 +272,62 @@ fn refusal(refused: Refused, id: &str) -> Reply {
         Refused::Unknown => Reply::error(404, wire::PEER_NOT_FOUND),
         Refused::Fenced | Refused::Overtaken => Reply::error(409, format!("{id}: {refused}")),
         Refused::Full => Reply::error(503, refused.to_string()).header("Retry-After", "5"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::iter;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Every route; one that is new does not compile here before it is among them.
+    fn routes() -> impl Iterator<Item = Route<'static>> {
+        iter::successors(Some(Route::Register), |route| {
+            Some(match route {
+                Route::Register => Route::Heartbeat,
+                Route::Heartbeat => Route::Peer("a".into()),
+                Route::Peer(_) => Route::Unregister("a".into()),
+                Route::Unregister(_) => Route::Peers,
+                Route::Peers => Route::Health,
+                Route::Health => Route::Ready,
+                Route::Ready => Route::Metrics,
+                Route::Metrics => Route::OpenApi,
+                Route::OpenApi => return None,
+            })
+        })
+    }
+
+    fn document() -> Value {
+        serde_json::from_slice(OPENAPI).expect("JSON")
+    }
+
+    #[test]
+    fn the_document_has_every_route_with_its_methods_and_no_other() {
+        let known: BTreeMap<String, BTreeSet<String>> = routes()
+            .map(|route| {
+                let (_, allow) = route.method();
+                let methods = allow.split(", ").map(str::to_ascii_lowercase);
+                (route.name().to_owned(), methods.collect())
+            })
+            .collect();
+        let document = document();
+        let paths = document["paths"].as_object().expect("paths");
+        let described: BTreeMap<String, BTreeSet<String>> = paths
+            .iter()
+            .map(|(path, methods)| {
+                let methods = methods.as_object().expect("methods").keys();
+                (path.clone(), methods.cloned().collect())
+            })
+            .collect();
+        assert_eq!(described, known);
+    }
+
+    #[test]
+    fn the_document_is_of_this_version() {
+        assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::{Invalid, MAX_SERVICES, check_text, cut};
 
@@ -128,15 +128,19 @@ impl<const N: usize> Fields<N> {
         })
     }
 
-    /// An integer within `range` that may be absent.
+    /// An integer within `range`, or an integral float, that may be absent.
     pub(super) fn optional_integer(
         &mut self,
         name: &'static str,
         range: std::ops::RangeInclusive<u64>,
     ) -> Result<Option<u64>, Invalid> {
         self.convert(name, Some(None), |value| {
-            value
-                .as_u64()
+            let number = match &value {
+                Value::Number(number) => whole(number),
+                _ => None,
+            };
+            number
+                .and_then(|number| u64::try_from(number).ok())
                 .filter(|number| range.contains(number))
                 .map(Some)
                 .ok_or_else(|| {
@@ -171,15 +175,20 @@ fn number(value: &Value) -> Result<f64, String> {
 
 fn integer(value: &Value) -> Option<i64> {
     match value {
-        Value::Number(number) => number.as_i64().or_else(|| {
-            let float = number.as_f64()?;
-            // Every float in this range that is whole converts without loss.
-            #[allow(clippy::cast_possible_truncation)]
-            (float.fract() == 0.0 && float.abs() < 1e9).then_some(float as i64)
-        }),
+        Value::Number(number) => whole(number),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
+}
+
+/// The integer that a number is, however it is written.
+fn whole(number: &Number) -> Option<i64> {
+    number.as_i64().or_else(|| {
+        let float = number.as_f64()?;
+        // Every float in this range that is whole converts without loss.
+        #[allow(clippy::cast_possible_truncation)]
+        (float.fract() == 0.0 && float.abs() < 1e9).then_some(float as i64)
+    })
 }
 
 /// A value from outside as an error shows it.

@@ -188,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_is_the_same_with_and_without_a_point() {
+        for (lease, expected) in [("1000", 1000), ("1000.0", 1000), ("3.6e6", 3_600_000)] {
+            let body = format!(r#"{{"cell_id":"a","ip":"h","port":1,"stale_after_ms":{lease}}}"#);
+            let taken = Registration::from_json(body.as_bytes()).expect("taken");
+            assert_eq!(taken.stale_after, Some(Duration::from_millis(expected)));
+        }
+    }
+
+    #[test]
     fn every_refusal_names_the_field() {
         let with = |more: &str| format!(r#"{{"cell_id":"a","ip":"h","port":1,{more}}}"#);
         for (field, body) in [
