@@ -6,6 +6,7 @@
 
 mod answers;
 mod cells;
+mod document;
 mod meshes;
 mod tool;
 
@@ -35,8 +36,8 @@ const OUR_INTERVAL: [&str; 2] = ["--heartbeat-every", "200ms"];
 /// A lease nobody loses during a test.
 const LONG_LEASE: (&str, &str) = ("AIOS_STALE_AFTER", "60");
 
-/// What the stand-ins import.
-const REQUIREMENTS: &str = "fastapi, uvicorn, flask, requests, prometheus_client";
+/// What the stand-ins and the tests import.
+const REQUIREMENTS: &str = "fastapi, uvicorn, flask, requests, prometheus_client, schemathesis";
 
 /// A Python that can run the stand-ins.
 #[derive(Clone, Copy)]
