@@ -327,7 +327,22 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_of_this_version() {
-        assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
+    fn the_document_is_of_this_version_and_has_its_bounds() {
+        let document = document();
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let schemas = &document["components"]["schemas"];
+        for text in ["CellId", "Text"] {
+            assert_eq!(schemas[text]["maxLength"], wire::MAX_TEXT);
+        }
+        for peer in ["Registration", "Peer"] {
+            let services = &schemas[peer]["properties"]["services"];
+            assert_eq!(services["maxItems"], wire::MAX_SERVICES);
+        }
+        let asked = &schemas["Registration"]["properties"];
+        let name = format!("^[A-Za-z0-9._-]{{1,{}}}$", wire::MAX_HOST);
+        assert_eq!(asked["ip"]["anyOf"][0]["pattern"], name);
+        let lease = &asked["stale_after_ms"];
+        assert_eq!(lease["minimum"], *wire::OWN_LEASE_MS.start());
+        assert_eq!(lease["maximum"], *wire::OWN_LEASE_MS.end());
     }
 }

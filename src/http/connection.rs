@@ -101,7 +101,10 @@ impl Connection<'_> {
     fn refuse(&mut self, refusal: &Refusal) -> io::Result<()> {
         self.shared.handler.refused(refusal.status);
         self.seat.is(Doing::Busy);
-        let reply = Reply::error(refusal.status, refusal.detail);
+        let mut reply = Reply::error(refusal.status, refusal.detail);
+        if refusal.status == 503 {
+            reply = reply.header("Retry-After", "1");
+        }
         self.write(&reply, self.is_head, "close")?;
         self.close()
     }

@@ -209,6 +209,7 @@ fn the_readme_names_every_setting_and_every_endpoint() {
         "/health",
         "/ready",
         "/metrics",
+        "/openapi.json",
         "/consciousness",
         "/consciousness/primitives",
         "/consciousness/sync",
