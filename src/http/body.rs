@@ -48,9 +48,9 @@ impl Chunks {
         }
     }
 
-    /// The body, once the last chunk and its trailer have been taken.
+    /// The body, once the last chunk and its trailer have been taken. Then it begins anew.
     pub(super) fn finished(&mut self) -> Option<Vec<u8>> {
-        matches!(self.state, State::Done).then(|| std::mem::take(&mut self.body))
+        matches!(self.state, State::Done).then(|| std::mem::take(self).body)
     }
 
     fn size(&mut self, rest: &[u8]) -> Result<usize, Refusal> {

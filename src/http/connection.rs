@@ -5,8 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::body::Chunks;
-use super::head::{self, Framing, Head, Refusal};
+use super::arrived::Arrived;
+use super::head::{Head, Refusal};
 use super::server::{Doing, Seat, Shared};
 use super::{Reply, tiny};
 
@@ -40,8 +40,7 @@ enum Read1 {
 struct Connection<'a> {
     seat: &'a Seat,
     shared: &'a Shared,
-    /// What has arrived and is not used yet: at most one head, one body and one read.
-    buffer: Vec<u8>,
+    arrived: Arrived,
     /// Whether the request begins as one to HEAD, whose answer has no body: a refusal neither.
     is_head: bool,
     read_timeout: Duration,
@@ -53,7 +52,7 @@ pub(super) fn serve(seat: &Seat, shared: &Shared) {
     let mut connection = Connection {
         seat,
         shared,
-        buffer: Vec::new(),
+        arrived: Arrived::default(),
         is_head: false,
         read_timeout: Duration::MAX,
         write_timeout: Duration::MAX,
@@ -123,14 +122,7 @@ impl Connection<'_> {
         let deadline = Instant::now() + self.shared.limits.idle;
         let mut waits = false;
         loop {
-            // Some clients put a line end behind a body (RFC 9112, 2.2).
-            let line_ends = self
-                .buffer
-                .chunks_exact(2)
-                .take_while(|two| *two == b"\r\n")
-                .count();
-            self.buffer.drain(..2 * line_ends);
-            if !self.buffer.is_empty() && self.buffer != b"\r" {
+            if self.arrived.has_begun() {
                 return Ok(());
             }
             // Once: nobody stays by sending line ends.
@@ -146,48 +138,28 @@ impl Connection<'_> {
 
     fn head(&mut self) -> Result<Head, End> {
         let deadline = Instant::now() + self.shared.limits.head;
-        let mut scanned = 0;
-        let end = loop {
-            self.is_head = self.buffer.starts_with(b"HEAD ");
-            if let Some(end) = head::find_end(&self.buffer, &mut scanned)? {
-                break end;
+        loop {
+            self.is_head = self.arrived.begins_as_head();
+            if let Some(head) = self.arrived.head()? {
+                return Ok(head);
             }
             self.read_more(deadline, "the head of the request took too long")?;
-        };
-        let head = head::parse(&self.buffer[..end])?;
-        self.buffer.drain(..end);
-        Ok(head)
+        }
     }
 
     fn body(&mut self, head: &Head) -> Result<Vec<u8>, End> {
         const LATE: &str = "the body of the request took too long";
-        let arrived_whole =
-            matches!(head.framing, Framing::Length(length) if self.buffer.len() >= length);
-        if head.expects_continue && !arrived_whole {
+        if head.expects_continue && !self.arrived.has_all(&head.framing) {
             (&self.seat.stream)
                 .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
                 .map_err(|_| End::Silent)?;
         }
         let deadline = Instant::now() + self.shared.limits.body;
-        match head.framing {
-            Framing::Length(length) => {
-                while self.buffer.len() < length {
-                    self.read_more(deadline, LATE)?;
-                }
-                let rest = self.buffer.split_off(length);
-                Ok(std::mem::replace(&mut self.buffer, rest))
+        loop {
+            if let Some(body) = self.arrived.body(&head.framing)? {
+                return Ok(body);
             }
-            Framing::Chunked => {
-                let mut chunks = Chunks::default();
-                loop {
-                    let used = chunks.take(&self.buffer)?;
-                    self.buffer.drain(..used);
-                    if let Some(body) = chunks.finished() {
-                        return Ok(body);
-                    }
-                    self.read_more(deadline, LATE)?;
-                }
-            }
+            self.read_more(deadline, LATE)?;
         }
     }
 
@@ -205,13 +177,13 @@ impl Connection<'_> {
         }
     }
 
-    /// Appends what has arrived to the buffer.
+    /// Puts what arrives with the rest.
     fn read(&mut self, deadline: Instant) -> io::Result<Read1> {
         let mut bytes = [0; READ];
         match self.read_into(&mut bytes, deadline)? {
             Some(0) => Ok(Read1::Eof),
             Some(count) => {
-                self.buffer.extend_from_slice(&bytes[..count]);
+                self.arrived.put(&bytes[..count]);
                 Ok(Read1::Some)
             }
             None => Ok(Read1::TimedOut),

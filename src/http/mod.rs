@@ -6,7 +6,7 @@
 //!   within its bounds and drains them at a stop. Each connection has a thread while it lasts,
 //!   taken from those that wait idle.
 //! - `connection` reads one request after another, each within total deadlines.
-//! - `head` and `body` are the door: pure functions that decide, byte by byte, whether what has
+//! - `head`, `body` and `arrived` are the door: pure, they decide, byte by byte, whether what has
 //!   arrived is a request as we take it. What they refuse is answered and the connection closed.
 //! - `tiny` hands the admitted request to `tiny_http` and has it render the answer. It is the
 //!   only file that names that crate, which never sees a socket of the outside world: bare, it
@@ -15,6 +15,7 @@
 //!
 //! Beside it [`check()`], which asks a program of ours how it is.
 
+mod arrived;
 mod body;
 mod check;
 mod connection;
