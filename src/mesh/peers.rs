@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let now = SystemTime::now();
     let text = match arguments.format {
         Format::Table => table::table(&list, now, Duration::ZERO),
-        Format::Json => String::from_utf8_lossy(&body).into_owned() + "\n",
+        Format::Json => table::json(&body),
         Format::Tsv => table::tsv(&list, now),
         Format::Ids => table::ids(&list),
     };

@@ -68,7 +68,7 @@ pub(super) fn table(list: &PeersRead, clock: SystemTime, waited: Duration) -> St
             cell(&peer.cell_id),
             cell(&host_port(&peer.ip, peer.port)),
             cell(&peer.kind),
-            peer.consciousness_level.to_string(),
+            cell(&peer.consciousness_level.to_string()),
             age.map_or("?".to_owned(), |age| {
                 format!("{:.1}s ago", age.as_secs_f64())
             }),
@@ -124,6 +124,26 @@ pub(super) fn tsv(list: &PeersRead, clock: SystemTime) -> String {
             one_line(&peer.last_seen),
         );
     }
+    text
+}
+
+/// The list as it was sent, in JSON that means the same and that no terminal obeys.
+#[must_use]
+pub(super) fn json(body: &[u8]) -> String {
+    let mut text = String::with_capacity(body.len() + 1);
+    for c in String::from_utf8_lossy(body).chars() {
+        match c {
+            '\n' | '\t' => text.push(c),
+            // It can stand only where blanks do.
+            '\r' => text.push(' '),
+            // It can stand only in strings.
+            c if wire::is_control(c) => {
+                let _ = write!(text, "\\u{:04x}", u32::from(c));
+            }
+            c => text.push(c),
+        }
+    }
+    text.push('\n');
     text
 }
 
@@ -216,6 +236,14 @@ mod tests {
              a\\tb\t::1\t8002\tpure_cell\t0.1\t2026-01-02T12:21:43.500000Z\t1.500\n"
         );
         assert_eq!(ids(&list), "a\\tb\n");
+    }
+
+    #[test]
+    fn json_is_what_was_sent_without_what_a_terminal_obeys() {
+        assert_eq!(
+            json("{\r\n\t\"a\": \"ü\u{9b}2J\u{7f}\"}".as_bytes()),
+            "{ \n\t\"a\": \"ü\\u009b2J\\u007f\"}\n"
+        );
     }
 
     #[test]
