@@ -40,6 +40,8 @@ pub mod cell;
 pub mod client;
 pub mod discovery;
 mod exposition;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod logging;
 pub mod mesh;

@@ -4,6 +4,8 @@
 //! the cell answers. The listener is bound before the first registration, so that whoever finds
 //! the cell in the list can reach it.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod heartbeat;
 mod metrics;
 mod pulse;

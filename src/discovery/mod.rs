@@ -5,6 +5,8 @@
 //! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock.
 
 mod clock;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod hold;
 mod metrics;
 mod reaper;

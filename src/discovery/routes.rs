@@ -11,7 +11,7 @@ use crate::registry::Refused;
 use crate::wire::{self, Heartbeat, Instance, Registration};
 
 /// The paths discovery knows.
-enum Route<'a> {
+pub(super) enum Route<'a> {
     Register,
     Heartbeat,
     Peer(Cow<'a, str>),
@@ -24,10 +24,10 @@ enum Route<'a> {
 }
 
 /// What all of this looks like from outside, for programs (OpenAPI 3.1).
-const OPENAPI: &[u8] = include_bytes!("openapi.json");
+pub(super) const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 impl<'a> Route<'a> {
-    fn find(mut segments: Vec<Cow<'a, str>>) -> Option<Self> {
+    pub(super) fn find(mut segments: Vec<Cow<'a, str>>) -> Option<Self> {
         let last = segments.pop()?;
         let first = segments.pop();
         if !segments.is_empty() {
@@ -48,7 +48,7 @@ impl<'a> Route<'a> {
     }
 
     /// The path as metrics label it.
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Register => "/register",
             Self::Heartbeat => "/heartbeat",
@@ -63,7 +63,7 @@ impl<'a> Route<'a> {
     }
 
     /// The method the path has, and how `Allow` says it.
-    fn method(&self) -> (Method, &'static str) {
+    pub(super) fn method(&self) -> (Method, &'static str) {
         match self {
             Self::Register | Self::Heartbeat => (Method::Post, "POST"),
             Self::Peer(_) | Self::Unregister(_) => (Method::Delete, "DELETE"),

@@ -67,4 +67,10 @@ impl Arrived {
             }
         }
     }
+
+    /// How many bytes are kept.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len() + self.chunks.held()
+    }
 }

@@ -53,6 +53,12 @@ impl Chunks {
         matches!(self.state, State::Done).then(|| std::mem::take(self).body)
     }
 
+    /// How many bytes are kept.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn held(&self) -> usize {
+        self.body.len()
+    }
+
     fn size(&mut self, rest: &[u8]) -> Result<usize, Refusal> {
         // httparse would take a line without digits for the last chunk.
         if rest.first().is_some_and(|b| !b.is_ascii_hexdigit()) {

@@ -19,6 +19,8 @@ mod arrived;
 mod body;
 mod check;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 mod listener;
 mod reply;

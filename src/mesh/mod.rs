@@ -1,6 +1,8 @@
 //! Role 3: the operator's tool, one command a file.
 
 mod deregister;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod peers;
 mod screen;
 mod table;

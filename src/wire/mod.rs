@@ -6,6 +6,8 @@
 //! `stale_after_ms`, `epoch`, `revision`, …) is optional for clients that do not know it.
 
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod reply;
 mod request;
 mod text;

@@ -1,0 +1,146 @@
+//! What holds for every sequence of requests to discovery.
+
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use super::routes::{OPENAPI, Route};
+use super::{Discovery, Settings};
+use crate::http::fuzzing::{Answer, request};
+use crate::http::{Handler, Method, Request};
+use crate::registry::Facts;
+use crate::wire::{Detail, PeersRead};
+
+/// So few peers that a list is soon full.
+const MAX_PEERS: usize = 3;
+/// How many requests are looked at.
+const REQUESTS: usize = 24;
+
+/// All that a request could change.
+#[derive(PartialEq)]
+struct Shown {
+    peers: Vec<(Arc<Facts>, u64, SystemTime)>,
+    revision: u64,
+}
+
+/// Whatever discovery is asked: the answer is one that its document has, of the type it says; only
+/// what is answered with 200 and is no GET changes anything, and that is seen at once; there are
+/// never more peers than are allowed, and the revision does not fall.
+///
+/// The requests are separated by zeros, each as [`request`] reads it.
+pub fn routes(input: &[u8]) {
+    static SETTINGS: LazyLock<Option<Settings>> = LazyLock::new(|| {
+        let mut settings = Settings::local("127.0.0.1", 0).ok()?;
+        settings.my_host = Some("host".to_owned());
+        settings.max_peers = MAX_PEERS;
+        Some(settings)
+    });
+
+    let Some(Ok(discovery)) = SETTINGS.clone().map(Discovery::new) else {
+        unreachable!("no discovery");
+    };
+    for text in input.split(|b| *b == 0).take(REQUESTS) {
+        let Some(request) = request(text) else {
+            continue;
+        };
+        let before = shown(&discovery);
+        let answer = Answer::of(&discovery.handle(&request));
+        let after = shown(&discovery);
+        check(&request, &answer);
+        if answer.status == 200 && request.method() != Method::Get {
+            assert!(after.revision >= before.revision);
+            check_change(&request, &before, &after);
+        } else {
+            assert!(before == after, "{} has changed something", answer.status);
+        }
+        assert!(after.peers.len() <= MAX_PEERS);
+    }
+}
+
+fn shown(discovery: &Discovery) -> Shown {
+    let (list, ..) = discovery.list();
+    let peers = list.peers.into_iter();
+    Shown {
+        peers: peers
+            .map(|peer| (peer.facts, peer.level.to_bits(), peer.last_seen))
+            .collect(),
+        revision: list.revision,
+    }
+}
+
+/// The answer is as the document says, and as the kind of answer it is.
+fn check(request: &Request, answer: &Answer) {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_slice(OPENAPI).unwrap_or_default());
+
+    let route = request.segments().ok().and_then(Route::find);
+    let content_type = answer.field("content-type");
+    let is_text = answer.status == 200 && matches!(route, Some(Route::Metrics));
+    if is_text {
+        assert!(content_type.is_some_and(|it| it.starts_with("text/plain; version=0.0.4")));
+        assert!(std::str::from_utf8(&answer.body).is_ok());
+    } else {
+        assert_eq!(content_type, Some("application/json"));
+        assert!(serde_json::from_slice::<Value>(&answer.body).is_ok());
+    }
+    let length = answer.body.len().to_string();
+    assert_eq!(answer.field("content-length"), Some(&*length));
+    assert_eq!(answer.field("allow").is_some(), answer.status == 405);
+    assert_eq!(answer.field("retry-after").is_some(), answer.status == 503);
+    if answer.status >= 400 {
+        let error: Result<Detail, _> = serde_json::from_slice(&answer.body);
+        assert!(error.is_ok_and(|error| !error.detail.is_empty()));
+    }
+    match route {
+        None => assert!(matches!(answer.status, 400 | 404), "{}", answer.status),
+        Some(route) if route.method().0 != request.method() => assert_eq!(answer.status, 405),
+        Some(route) => {
+            let method = match request.method() {
+                Method::Get => "get",
+                Method::Post => "post",
+                _ => "delete",
+            };
+            let responses = &DOCUMENT["paths"][route.name()][method]["responses"];
+            let status = answer.status.to_string();
+            assert!(
+                !responses[&status].is_null(),
+                "{status} of {}",
+                route.name()
+            );
+            if let (Route::Peers, 200) = (route, answer.status) {
+                let read: Result<PeersRead, _> = serde_json::from_slice(&answer.body);
+                assert!(read.is_ok());
+            }
+        }
+    }
+}
+
+/// What was changed is what was asked for.
+fn check_change(request: &Request, before: &Shown, after: &Shown) {
+    let is_listed = |shown: &Shown, id: &str| {
+        let mut ids = shown.peers.iter().map(|(facts, ..)| facts.cell_id.as_str());
+        ids.any(|known| known == id)
+    };
+    let sent = || {
+        let body = request.json().ok()?;
+        let body: Value = serde_json::from_slice(body).ok()?;
+        Some(body["cell_id"].as_str()?.to_owned())
+    };
+    let (id, peers) = match request.segments().ok().and_then(Route::find) {
+        Some(Route::Register) => (sent(), before.peers.len()..=before.peers.len() + 1),
+        Some(Route::Heartbeat) => {
+            assert_eq!(before.revision, after.revision);
+            (sent(), before.peers.len()..=before.peers.len())
+        }
+        Some(Route::Peer(id) | Route::Unregister(id)) => {
+            assert!(is_listed(before, &id) && !is_listed(after, &id));
+            assert!(after.revision > before.revision);
+            assert_eq!(after.peers.len() + 1, before.peers.len());
+            return;
+        }
+        _ => unreachable!("nothing else is no GET"),
+    };
+    assert!(id.is_some_and(|id| is_listed(after, &id)));
+    assert!(peers.contains(&after.peers.len()));
+}
