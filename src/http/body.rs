@@ -66,7 +66,11 @@ impl Chunks {
         }
         match httparse::parse_chunk_size(rest) {
             // httparse lets any byte pass in an extension, a line end of its own kind included.
-            Ok(httparse::Status::Complete((line, _))) if !is_one_line(&rest[..line]) => Err(BROKEN),
+            Ok(httparse::Status::Complete((line, _)))
+                if line > MAX_CHUNK_LINE || !is_one_line(&rest[..line]) =>
+            {
+                Err(BROKEN)
+            }
             Ok(httparse::Status::Complete((line, size))) => {
                 let size = usize::try_from(size).unwrap_or(usize::MAX);
                 if size > MAX_BODY - self.body.len() {
@@ -112,7 +116,7 @@ impl Chunks {
                 _ => Err(BROKEN),
             };
         };
-        if skipped + end > MAX_TRAILER || !is_one_line(&rest[..end + 2]) {
+        if skipped + end + 2 > MAX_TRAILER || !is_one_line(&rest[..end + 2]) {
             return Err(BROKEN);
         }
         self.state = match end {
@@ -186,6 +190,13 @@ mod tests {
         assert_eq!(decode(&endless_line, 1), Err(400));
         let endless_trailer = [b"0\r\n".as_slice(), &b"A: b\r\n".repeat(2000)].concat();
         assert_eq!(decode(&endless_trailer, 1), Err(400));
+        // Whether it comes in pieces or at once.
+        let long_line = [b"0;".as_slice(), &[b'a'; MAX_CHUNK_LINE], b"\r\n\r\n"].concat();
+        let long_trailer = [b"0\r\nA:", &[b'a'; MAX_TRAILER - 2][..], b"\r\n\r\n"].concat();
+        for sent in [long_line, long_trailer] {
+            assert_eq!(decode(&sent, 1), Err(400));
+            assert_eq!(decode(&sent, sent.len()), Err(400));
+        }
         let endless_chunks = [b"8000\r\n".as_slice(), &[b'a'; 0x8000], b"\r\n8001\r\n"].concat();
         assert_eq!(decode(&endless_chunks, 1024), Err(413));
     }
