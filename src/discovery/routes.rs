@@ -260,6 +260,8 @@ impl Discovery {
 /// The list is not to be relied on; it may be `left` from now.
 fn not_ready(left: Duration, why: impl FnOnce(u64) -> String) -> Reply {
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    // The reaper may be late.
+    let seconds = seconds.max(1);
     Reply::error(503, why(seconds)).header("Retry-After", seconds.to_string())
 }
 
