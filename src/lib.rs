@@ -21,6 +21,9 @@
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;
 //! - `mesh::table`: the list as an operator reads it.
 //!
+//! Beside each that reads what comes from outside stands a `fuzzing`, built only for tests: what
+//! holds for every input. `fuzzing` at the top has them all.
+//!
 //! Edges, each the only one of its kind:
 //!
 //! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
