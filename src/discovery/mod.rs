@@ -223,10 +223,24 @@ pub struct Running {
 /// # Errors
 /// One line when it cannot listen or cannot get what it needs from the system.
 pub fn start(settings: Settings) -> Result<Running, Failure> {
+    let listener = Listener::bind(&settings.host, settings.port)?;
+    start_on(listener, settings)
+}
+
+fn start_on(listener: Listener, settings: Settings) -> Result<Running, Failure> {
     let max_connections = max_connections(settings.max_connections)?;
     let limits = Limits::new(max_connections, settings.idle_timeout);
-    let listener = Listener::bind(&settings.host, settings.port)?;
+    let port = listener.address().port();
     log::info!("listening on http://{}", listener.address());
+    if listener.is_inherited() {
+        log::info!("the socket is the service manager's; --host and --port are not used");
+        if port != settings.port {
+            log::warn!(
+                "--check asks at port {}, the socket has {port}; set DISCOVERY_PORT={port}, too",
+                settings.port
+            );
+        }
+    }
     log::info!("discovery with {settings} max-connections={max_connections}");
 
     let discovery = Arc::new(Discovery::new(settings)?);
@@ -281,7 +295,10 @@ pub fn run(settings: Settings, latch: &Latch) -> Result<(), Failure> {
     if settings.check {
         return program::check(&settings.host, settings.port);
     }
-    let discovery = start(settings)?;
+    let discovery = match Listener::inherited().map_err(Failure::new)? {
+        Some(listener) => start_on(listener, settings),
+        None => start(settings),
+    }?;
     program::notify(&sd_notify::NotifyState::Ready);
     latch.wait();
     program::notify(&sd_notify::NotifyState::Stopping);

@@ -1,9 +1,10 @@
-//! The bound socket, and how many connections the process can hold.
+//! The bound socket, our own or one passed on by the service manager, and how many connections the process can hold.
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
+use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,6 +24,7 @@ const RESERVE: usize = 48 + tiny::DESCRIPTORS;
 pub struct Listener {
     pub(super) socket: TcpListener,
     address: SocketAddr,
+    inherited: bool,
 }
 
 /// Why there is no [`Listener`].
@@ -68,12 +70,54 @@ impl Listener {
             match listen(address) {
                 Ok(socket) => {
                     let address = socket.local_addr().map_err(fail)?;
-                    return Ok(Self { socket, address });
+                    return Ok(Self {
+                        socket,
+                        address,
+                        inherited: false,
+                    });
                 }
                 Err(e) => last = e,
             }
         }
         Err(fail(last))
+    }
+
+    /// The socket that the service manager holds and has passed on (`LISTEN_FDS`), where there is
+    /// one. It outlives this process, and what waits in its queue is the successor's. To be called
+    /// once, before there are threads: it takes the variables out of the environment.
+    ///
+    /// # Errors
+    /// A sentence when what was passed is not one TCP socket that listens.
+    pub fn inherited() -> Result<Option<Self>, String> {
+        // Variables without a process id, or with another's, were meant for somebody else.
+        if std::env::var_os("LISTEN_PID").is_none() {
+            return Ok(None);
+        }
+        let mut passed = ListenFd::from_env();
+        match passed.len() {
+            0 => return Ok(None),
+            1 => {}
+            count => {
+                return Err(format!(
+                    "the service manager passed {count} sockets, and one is served; leave a single ListenStream= in the socket unit"
+                ));
+            }
+        }
+        let adopted = passed.take_tcp_listener(0).and_then(|socket| {
+            let socket = socket.ok_or_else(|| io::Error::other("it is gone"))?;
+            adopt(socket)
+        });
+        adopted.map(Some).map_err(|e| {
+            format!(
+                "what the service manager passed is not a TCP socket that listens ({e}); give the socket unit one ListenStream= with a port, and no Accept=yes"
+            )
+        })
+    }
+
+    /// Whether the service manager holds the socket, too.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
     /// The address that is listened on, with the port that was found where 0 was asked for.
@@ -100,6 +144,23 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Makes a socket that was passed on like one of our own.
+fn adopt(socket: TcpListener) -> io::Result<Listener> {
+    let socket = Socket::from(socket);
+    if !socket.is_listener()? {
+        return Err(io::Error::other("it does not listen"));
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    let socket = TcpListener::from(socket);
+    let address = socket.local_addr()?;
+    Ok(Listener {
+        socket,
+        address,
+        inherited: true,
+    })
 }
 
 /// How many connections this process can hold.

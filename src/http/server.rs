@@ -36,7 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a connection is left alone in what it has just begun, in milliseconds: the request may
 /// be on its way, the reply about to leave.
 const FRESH_MS: u64 = 100;
-/// How long connections that were waiting to be accepted at a stop are still taken.
+/// How long connections that were waiting to be accepted at a stop are still taken: they would be
+/// reset with the socket.
 const SWEEP: Duration = Duration::from_millis(100);
 
 /// A running server. It runs until [`Server::stop`].
@@ -77,7 +78,7 @@ impl Server {
         let accept = {
             let shared = Arc::clone(&shared);
             vital::spawn("accept", move || {
-                accept_loop(&listener.socket, &woken, &shared, &workers);
+                accept_loop(&listener, &woken, &shared, &workers);
             })?
         };
         Ok(Self {
@@ -298,22 +299,21 @@ fn close_longest_waiting(seats: &Slab<Arc<Seat>>, in_need: bool) -> bool {
     longest.is_some_and(|(doing, seat)| seat.tell_to_leave(doing))
 }
 
-fn accept_loop(
-    listener: &TcpListener,
-    woken: &UnixStream,
-    shared: &Arc<Shared>,
-    workers: &Workers,
-) {
+fn accept_loop(listener: &Listener, woken: &UnixStream, shared: &Arc<Shared>, workers: &Workers) {
     let mut sweep_until = None;
     let mut complained: Option<Instant> = None;
     loop {
         if shared.is_stopping() {
+            // Who waits on a socket that outlives us is answered by our successor.
+            if listener.is_inherited() {
+                return;
+            }
             let until = *sweep_until.get_or_insert_with(|| Instant::now() + SWEEP);
             if Instant::now() >= until {
                 return;
             }
         }
-        match listener.accept() {
+        match listener.socket.accept() {
             Ok((stream, remote)) => seat(stream, remote, shared, workers),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 if shared.is_stopping() {
@@ -324,7 +324,11 @@ fn accept_loop(
                 for _ in 0..short_of {
                     close_longest_waiting(&shared.seats(), true);
                 }
-                wait(Some(listener), woken, (short_of > 0).then_some(RETRY));
+                wait(
+                    Some(&listener.socket),
+                    woken,
+                    (short_of > 0).then_some(RETRY),
+                );
             }
             Err(e) if is_shortage(&e) => {
                 // No reason to stop listening.

@@ -1,6 +1,7 @@
 //! The door: whatever arrives gets a defined answer or a defined silence, discovery stays well,
 //! and nothing of it is left behind.
 
+mod inherited;
 mod load;
 mod requests;
 mod room;

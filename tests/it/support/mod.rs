@@ -4,6 +4,7 @@
 mod child;
 mod raw;
 mod stub;
+mod traffic;
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -15,6 +16,7 @@ pub use child::{Child, command, run};
 pub use raw::{Answer, Connection, request};
 use serde_json::Value;
 pub use stub::Stub;
+pub use traffic::Traffic;
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub const SOON: Duration = Duration::from_secs(10);
