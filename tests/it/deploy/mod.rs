@@ -2,6 +2,7 @@
 
 mod binaries;
 mod containers;
+mod machine;
 mod systemd;
 
 use std::path::{Path, PathBuf};
