@@ -2,6 +2,7 @@
 
 mod binaries;
 mod containers;
+mod front;
 mod machine;
 mod systemd;
 

@@ -1,49 +1,12 @@
 //! A socket that the service manager holds and passes on. This process plays the manager.
 
-use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::UdpSocket;
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::support::{Traffic, request, run};
+use crate::support::{Held, ONE, Traffic, passed, request, run};
 
-/// A discovery that is passed `sockets`, as descriptors from 3 on.
-fn passed(sockets: Vec<OwnedFd>, script: &str, flags: &[&str]) -> Command {
-    let program = command("aios-discovery");
-    let mut shell = Command::new("sh");
-    shell.env_clear().stdout(Stdio::null());
-    // Only the process itself knows its id before it runs, and `exec` keeps it.
-    shell
-        .args(["-c", script, "sh"])
-        .arg(program.get_program())
-        .args(flags);
-    let mut sockets = sockets.into_iter();
-    shell.stdin(Stdio::from(sockets.next().expect("a socket")));
-    if let Some(second) = sockets.next() {
-        shell.stdout(Stdio::from(second));
-    }
-    shell
-}
-
-const ONE: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
 const TWO: &str = r#"exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ LISTEN_FDS=2 exec "$@""#;
-
-/// What the manager listens on, and where that is.
-fn socket() -> (TcpListener, String) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    socket.bind(&any.into()).expect("a free port");
-    socket.listen(1024).expect("listening");
-    let socket = TcpListener::from(socket);
-    let address = socket.local_addr().expect("bound").to_string();
-    (socket, address)
-}
-
-/// A discovery on the socket.
-fn start(socket: &TcpListener) -> Child {
-    let socket = socket.try_clone().expect("a descriptor");
-    Child::listening(passed(vec![socket.into()], ONE, &[]))
-}
 
 fn stop(discovery: &mut Child) {
     discovery.signal(Signal::TERM);
@@ -58,12 +21,11 @@ fn assert_ended_well(discovery: &mut Child) {
 
 #[test]
 fn a_socket_that_is_passed_on_is_served_in_place_of_one_of_our_own() {
-    let (socket, address) = socket();
-    let socket = socket.try_clone().expect("a descriptor");
+    let socket = Held::open();
+    let address = &socket.address;
     // Nobody could listen at this address.
-    let flags = ["--host", "192.0.2.1", "--port", "1"];
-    let mut discovery = Child::listening(passed(vec![socket.into()], ONE, &flags));
-    assert_eq!(discovery.address, address);
+    let mut discovery = socket.discovery(&["--host", "192.0.2.1", "--port", "1"]);
+    assert_eq!(&discovery.address, address);
     assert!(discovery.log()[0].ends_with(&format!("listening on http://{address}")));
     discovery.wait_for_line("the socket is the service manager's", SOON);
     let (_, port) = address.rsplit_once(':').expect("a port");
@@ -84,7 +46,7 @@ fn a_socket_that_is_passed_on_is_served_in_place_of_one_of_our_own() {
 #[test]
 fn variables_that_were_meant_for_another_process_are_not_heeded() {
     for pid in ["", "LISTEN_PID=1", "LISTEN_PID=none"] {
-        let (socket, address) = socket();
+        let Held { socket, address } = Held::open();
         let script = format!(r#"exec 3<&0 </dev/null; LISTEN_FDS=1 {pid} exec "$@""#);
         let flags = ["--host", "127.0.0.1", "--port", "0"];
         let discovery = Child::listening(passed(vec![socket.into()], &script, &flags));
@@ -96,8 +58,7 @@ fn variables_that_were_meant_for_another_process_are_not_heeded() {
 #[test]
 fn what_is_not_one_socket_that_listens_is_refused_in_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (first, _) = socket();
-    let (second, _) = socket();
+    let [first, second] = [Held::open().socket, Held::open().socket];
     let connected = TcpStream::connect(first.local_addr().expect("bound")).expect("it listens");
     let bound = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -125,10 +86,10 @@ fn what_is_not_one_socket_that_listens_is_refused_in_one_line() {
 /// So many wait to be let in when discovery is told to stop, and all are answered. Returns how many
 /// by it, and not by its successor.
 fn answered_before_the_stop(many: usize) -> usize {
-    let (socket, address) = socket();
-    let mut first = start(&socket);
+    let socket = Held::open();
+    let mut first = socket.discovery(&[]);
     let ask = || {
-        let mut connection = Connection::to(&address);
+        let mut connection = Connection::to(&socket.address);
         connection.send(GET_HEALTH);
         connection
     };
@@ -146,7 +107,7 @@ fn answered_before_the_stop(many: usize) -> usize {
     let by_the_first = queued.iter().filter(is_answered).count();
     // One comes while nobody is there.
     queued.push(ask());
-    let _second = start(&socket);
+    let _second = socket.discovery(&[]);
     for connection in &mut queued {
         assert_eq!(connection.answer().expect("an answer").status, 200);
     }
@@ -163,8 +124,8 @@ fn who_waits_to_be_let_in_at_a_stop_is_left_to_the_successor() {
 
 #[test]
 fn who_was_let_in_before_a_stop_is_answered() {
-    let (socket, address) = socket();
-    let mut first = start(&socket);
+    let socket = Held::open();
+    let mut first = socket.discovery(&[]);
     // Half a request holds the stop for as long as the rest takes, and idle ones do not.
     let mut held = first.connect();
     start_to_register(&mut held);
@@ -173,7 +134,7 @@ fn who_was_let_in_before_a_stop_is_answered() {
     pause(Duration::from_millis(200));
     first.signal(Signal::TERM);
     assert!(idle.ends_silently());
-    let mut queued = Connection::to(&address);
+    let mut queued = Connection::to(&socket.address);
     queued.send(GET_HEALTH);
     assert!(first.runs());
     held.send(WITNESS.as_bytes());
@@ -182,22 +143,22 @@ fn who_was_let_in_before_a_stop_is_answered() {
     assert_eq!(answer.header("connection"), Some("close"));
     drop(held);
     assert_ended_well(&mut first);
-    let _second = start(&socket);
+    let _second = socket.discovery(&[]);
     assert_eq!(queued.answer().expect("an answer").status, 200);
 }
 
 #[test]
 fn restarts_under_traffic_refuse_and_reset_nobody() {
     const RESTARTS: usize = 10;
-    let (socket, address) = socket();
-    let mut discovery = start(&socket);
-    let traffic = Traffic::start(&address, 16);
+    let socket = Held::open();
+    let mut discovery = socket.discovery(&[]);
+    let traffic = Traffic::start(&socket.address, 16);
     let mut down = Vec::new();
     for _ in 0..RESTARTS {
         pause(Duration::from_millis(300));
         let started = Instant::now();
         stop(&mut discovery);
-        discovery = start(&socket);
+        discovery = socket.discovery(&[]);
         down.push(started.elapsed());
     }
     let fared = traffic.stop();
@@ -210,5 +171,8 @@ fn restarts_under_traffic_refuse_and_reset_nobody() {
     ));
     assert_eq!(fared.failures, [""; 0]);
     assert!(fared.answered > 100 * RESTARTS, "{fared:?}");
-    assert_eq!(request(&address, "GET", "/health", &[], b"").status, 200);
+    assert_eq!(
+        request(&socket.address, "GET", "/health", &[], b"").status,
+        200
+    );
 }

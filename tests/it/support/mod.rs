@@ -3,6 +3,7 @@
 
 mod child;
 mod raw;
+mod socket;
 mod stub;
 mod traffic;
 
@@ -15,6 +16,7 @@ use aios_mesh::wire::parse_timestamp;
 pub use child::{Child, command, run};
 pub use raw::{Answer, Connection, request};
 use serde_json::Value;
+pub use socket::{Held, ONE, passed};
 pub use stub::Stub;
 pub use traffic::Traffic;
 
