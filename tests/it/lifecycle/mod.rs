@@ -2,6 +2,7 @@
 //! down, hanging or restarted.
 
 mod calls;
+mod clock;
 mod holds;
 mod leases;
 mod restarts;
