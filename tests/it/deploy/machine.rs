@@ -281,9 +281,28 @@ fn the_service_works_with_its_socket_and_without() {
     machine.shell(&format!("systemctl enable --now {both}"));
     assert_eq!(machine.health(), 200);
 
+    // Another address is a drop-in, which a check is told about by the port's variable.
+    machine.shell(
+        "mkdir /etc/systemd/system/aios-discovery.socket.d /etc/aios-mesh
+         printf '[Socket]\\nListenStream=\\nListenStream=127.0.0.1:9001\\n' \\
+             >/etc/systemd/system/aios-discovery.socket.d/local.conf
+         echo DISCOVERY_PORT=9001 >/etc/aios-mesh/discovery.env
+         systemctl daemon-reload",
+    );
+    machine.shell(&format!("systemctl stop {both} && systemctl start {both}"));
+    assert!(machine.is_refused());
+    let log = machine.journal("aios-discovery");
+    assert!(log.contains("listening on http://127.0.0.1:9001"), "{log}");
+    assert!(!log.contains("--check asks at port"), "{log}");
+    machine.shell("DISCOVERY_PORT=9001 aios-discovery --check");
+    machine.shell(
+        "rm -r /etc/systemd/system/aios-discovery.socket.d /etc/aios-mesh/discovery.env
+         systemctl daemon-reload",
+    );
+    machine.shell(&format!("systemctl stop {both} && systemctl start {both}"));
+
     // A setting that is refused is not tried for ever, whoever knocks.
-    machine
-        .shell("mkdir /etc/aios-mesh && echo AIOS_STALE_AFTER=soon >/etc/aios-mesh/discovery.env");
+    machine.shell("echo AIOS_STALE_AFTER=soon >/etc/aios-mesh/discovery.env");
     assert!(
         !machine
             .try_shell("systemctl restart aios-discovery")
