@@ -250,6 +250,18 @@ pub fn count_or_none(text: &str) -> Result<usize, String> {
         .map_err(|_| "allowed is a whole number from 0 on".to_owned())
 }
 
+/// Whether something that is off unless it is asked for is on.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
+        _ => Err("allowed is true, on, yes, 1 or false, off, no, 0".to_owned()),
+    }
+}
+
 /// A finite number.
 ///
 /// # Errors
@@ -260,6 +272,15 @@ pub fn level(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|level: &f64| level.is_finite())
         .ok_or_else(|| "allowed is a finite number".to_owned())
+}
+
+/// How a setting is shown whose value is nobody's business.
+#[must_use]
+pub fn given<T>(setting: Option<&T>) -> &'static str {
+    match setting {
+        Some(_) => "given",
+        None => "none",
+    }
 }
 
 /// An address or name to listen on; IPv6 with or without brackets.

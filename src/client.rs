@@ -3,13 +3,16 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
+use ureq::http::header::AUTHORIZATION;
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, RequestBuilder};
 
+use crate::tokens::Tokens;
 use crate::wire::{self, Detail, Heartbeat, Instance, PeersRead, RegisteredRead, Registration};
 
 /// How long a registration may take.
@@ -207,12 +210,13 @@ fn is_before_sending(error: &io::Error) -> bool {
 pub struct Client {
     agent: Agent,
     base: DiscoveryUrl,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Client {
-    /// A client for the discovery at `base`.
+    /// A client for the discovery at `base`, which sends it the first of `tokens`.
     #[must_use]
-    pub fn new(base: DiscoveryUrl) -> Self {
+    pub fn new(base: DiscoveryUrl, tokens: Option<Arc<Tokens>>) -> Self {
         let config = Agent::config_builder()
             // The environment's proxies are for the web, not for the mesh.
             .proxy(None)
@@ -229,6 +233,7 @@ impl Client {
         Self {
             agent: config.new_agent(),
             base,
+            tokens,
         }
     }
 
@@ -277,8 +282,7 @@ impl Client {
             url = format!("{url}?instance={instance}");
         }
         let call = self
-            .agent
-            .delete(&url)
+            .authorized(self.agent.delete(&url))
             .config()
             .timeout_global(Some(at_most));
         checked(call.build().call()?).map(drop)
@@ -289,7 +293,8 @@ impl Client {
     /// # Errors
     /// When it is not answered with 2xx and a list of peers.
     pub fn peers(&self) -> Result<(PeersRead, Vec<u8>), CallError> {
-        let call = within(PEERS_BEGIN, self.agent.get(format!("{}/peers", self.base)))
+        let call = self.agent.get(format!("{}/peers", self.base));
+        let call = within(PEERS_BEGIN, self.authorized(call))
             .config()
             .timeout_recv_response(Some(PEERS_BEGIN))
             .timeout_global(Some(PEERS_TIMEOUT));
@@ -315,8 +320,16 @@ impl Client {
             never_sent: true,
             cause: e.to_string(),
         })?;
-        let call = within(at_most, self.agent.post(format!("{}{path}", self.base)));
+        let call = self.agent.post(format!("{}{path}", self.base));
+        let call = within(at_most, self.authorized(call));
         checked(call.content_type("application/json").send(&body)?)
+    }
+
+    fn authorized<M>(&self, call: RequestBuilder<M>) -> RequestBuilder<M> {
+        match &self.tokens {
+            Some(tokens) => call.header(AUTHORIZATION, tokens.authorization()),
+            None => call,
+        }
     }
 }
 

@@ -29,6 +29,7 @@
 //! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
 //! - [`client`]: the calls to discovery; the only file that names `ureq`;
 //! - [`shutdown`]: the latch that everything waits on;
+//! - [`tokens`]: the file of tokens, and whether a request carries one;
 //! - [`vital`]: threads whose end is the process's;
 //! - [`program`], [`args`], [`logging`], `exposition`: what every binary does around its role.
 //!
@@ -51,5 +52,6 @@ pub mod mesh;
 pub mod program;
 pub mod registry;
 pub mod shutdown;
+pub mod tokens;
 pub mod vital;
 pub mod wire;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use log::Level;
+use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -17,6 +17,8 @@ use crate::wire;
 pub fn start(default_level: &str, sink: impl Write + Send + 'static) -> Result<(), String> {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&filters(default_level)?);
+    // At trace it shows every byte that is sent, and so every token.
+    builder.filter_module("ureq_proto::util", LevelFilter::Off);
     builder.target(env_logger::Target::Pipe(Box::new(sink)));
     let form = Form::of_stderr();
     builder.format(move |out, record| {
@@ -155,7 +157,7 @@ fn read_filters(value: &str) -> Option<String> {
         "critical" | "fatal" => "error".to_owned(),
         level => level.to_owned(),
     };
-    level.parse::<log::LevelFilter>().is_ok().then_some(level)
+    level.parse::<LevelFilter>().is_ok().then_some(level)
 }
 
 /// systemd names the device and inode of the socket it reads in `JOURNAL_STREAM`; only when stderr

@@ -41,7 +41,7 @@ impl Heartbeat {
     /// Starts the thread; `taken` counts the heartbeats that discovery has taken.
     pub(super) fn start(state: Arc<State>, taken: IntCounter) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            client: Client::new(state.settings.discovery.clone()),
+            client: Client::new(state.settings.discovery.clone(), state.tokens.clone()),
             state,
             taken,
             stop: Latch::new(),
@@ -157,7 +157,7 @@ impl Shared {
             .store(result.is_ok(), Ordering::Relaxed);
         match result {
             Ok(reply) => Ok(reply.heartbeat_interval_ms.map(Duration::from_millis)),
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(told(&e)),
         }
     }
 
@@ -182,7 +182,7 @@ impl Shared {
                 if matches!(e, CallError::Status { status: 409, .. }) {
                     self.state.registered.store(false, Ordering::Relaxed);
                 }
-                (BeatAnswer::Failed, e.to_string())
+                (BeatAnswer::Failed, told(&e))
             }
         }
     }
@@ -194,13 +194,17 @@ impl Shared {
         let settings = &self.state.settings;
         let left = deadline.saturating_duration_since(Instant::now());
         // The client of the heartbeat is aborted for good.
-        let client = Client::new(settings.discovery.clone());
+        let client = Client::new(settings.discovery.clone(), self.state.tokens.clone());
         match client.deregister(settings.id.as_str(), Some(&self.state.instance), left) {
             Ok(()) => log::info!("Deregistered from {}", settings.discovery),
             Err(CallError::Status { status: 404, .. }) => {
                 log::info!("{} did not know this cell", settings.discovery);
             }
-            Err(e) => log::warn!("cannot deregister from {}: {e}", settings.discovery),
+            Err(e) => log::warn!(
+                "cannot deregister from {}: {}",
+                settings.discovery,
+                told(&e)
+            ),
         }
     }
 
@@ -224,6 +228,14 @@ impl Shared {
                 log::info!("{discovery}: works again after {:.1}s", after.as_secs_f64());
             }
         }
+    }
+}
+
+/// What went wrong, and what to look at where that is known.
+fn told(error: &CallError) -> String {
+    match error {
+        CallError::Status { status: 401, .. } => format!("{error}; look at --token-file"),
+        other => other.to_string(),
     }
 }
 

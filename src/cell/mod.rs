@@ -22,6 +22,7 @@ use crate::exposition;
 use crate::http::{Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
 use crate::shutdown::Latch;
+use crate::tokens::Tokens;
 use crate::wire::Instance;
 use heartbeat::Heartbeat;
 use metrics::Metrics;
@@ -55,6 +56,7 @@ pub struct Running {
 /// # Errors
 /// One line when it cannot get what it needs from the system.
 pub fn start(settings: Settings, listener: Listener) -> Result<Running, Failure> {
+    let tokens = Tokens::of(settings.token_file.as_deref())?;
     log::info!("listening on http://{}", listener.address());
     log::info!("cell with {settings}");
     let instance = getrandom::u64()
@@ -65,8 +67,13 @@ pub fn start(settings: Settings, listener: Listener) -> Result<Running, Failure>
     let metrics = Metrics::new(settings.id.as_str())
         .map_err(|e| Failure::new(format!("cannot set up the metrics: {e}")))?;
     let taken = metrics.heartbeats.clone();
-    let state = State::new(settings, program::host_name(), listener.address(), instance);
-    let state = Arc::new(state);
+    let state = Arc::new(State::new(
+        settings,
+        tokens,
+        program::host_name(),
+        listener.address(),
+        instance,
+    ));
     let cell = Arc::new(Cell {
         state: Arc::clone(&state),
         metrics,

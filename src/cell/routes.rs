@@ -58,6 +58,9 @@ impl Cell {
             return Err(Reply::method_not_allowed(allow));
         }
         request.same_origin()?;
+        if let (Method::Post, Some(tokens)) = (method, &self.state.tokens) {
+            tokens.admit(request)?;
+        }
         match route {
             Route::Health => Ok(self.answer_health()),
             Route::Consciousness => Ok(self.answer_consciousness()),

@@ -1,6 +1,7 @@
 //! What a cell is started with, and the presets.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -58,6 +59,10 @@ pub struct Arguments {
     #[arg(long, env = "AIOS_HEARTBEAT_EVERY",
           value_parser = args::duration_within(wire::HEARTBEAT_RANGE))]
     pub heartbeat_every: Option<Duration>,
+
+    /// File of tokens, one a line: the first is sent to discovery, any of them is asked for where the cell is told something.
+    #[arg(long, env = "AIOS_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
 
     /// Ask the running cell's /health (same host and port) and exit 0 or 1.
     #[arg(long)]
@@ -167,6 +172,8 @@ pub struct Settings {
     pub kind: String,
     /// How often to beat, whatever discovery says.
     pub heartbeat_every: Option<Duration>,
+    /// Where its tokens are.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -204,6 +211,7 @@ impl Settings {
             discovery: arguments.discovery,
             host: arguments.host,
             heartbeat_every: arguments.heartbeat_every,
+            token_file: arguments.token_file,
         })
     }
 
@@ -301,7 +309,7 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "id={} type={} branch={} level={} services={} discovery={} advertise={} heartbeat-every={}",
+            "id={} type={} branch={} level={} services={} discovery={} advertise={} heartbeat-every={} token-file={}",
             self.id,
             self.kind,
             self.branch,
@@ -312,7 +320,8 @@ impl fmt::Display for Settings {
                 .as_deref()
                 .unwrap_or("the address that reaches discovery"),
             self.heartbeat_every
-                .map_or("as discovery asks".to_owned(), args::show_duration)
+                .map_or("as discovery asks".to_owned(), args::show_duration),
+            args::given(self.token_file.as_ref())
         )
     }
 }

@@ -2,16 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::settings::{Preset, Settings};
 use crate::exposition::PRIMITIVES;
+use crate::tokens::Tokens;
 use crate::wire::{Instance, LevelSync};
 
 /// A cell's state, shared between its heartbeat and its routes.
 pub(super) struct State {
     pub(super) settings: Settings,
+    /// What it sends to discovery, and asks for where it is told something.
+    pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) hostname: String,
     /// What the listener is bound to.
     pub(super) listens: SocketAddr,
@@ -35,6 +38,7 @@ pub(super) struct Mind {
 impl State {
     pub(super) fn new(
         settings: Settings,
+        tokens: Option<Arc<Tokens>>,
         hostname: String,
         listens: SocketAddr,
         instance: Instance,
@@ -45,6 +49,7 @@ impl State {
         };
         Self {
             settings,
+            tokens,
             hostname,
             listens,
             instance,

@@ -37,7 +37,10 @@ pub fn routes(input: &[u8]) {
         Some(settings)
     });
 
-    let Some(Ok(discovery)) = SETTINGS.clone().map(Discovery::new) else {
+    let Some(Ok(discovery)) = SETTINGS
+        .clone()
+        .map(|settings| Discovery::new(settings, None))
+    else {
         unreachable!("no discovery");
     };
     for text in input.split(|b| *b == 0).take(REQUESTS) {

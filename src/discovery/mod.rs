@@ -22,6 +22,7 @@ use crate::http::{Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
 use crate::registry::{self, Accepted, Change, List, Now, Refused, Registry, Renewal};
 use crate::shutdown::Latch;
+use crate::tokens::Tokens;
 use crate::wire::{Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
 use hold::{Crowd, Hold, Verdict};
@@ -37,6 +38,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// What the routes and the reaper share.
 struct Discovery {
     settings: Settings,
+    tokens: Option<Arc<Tokens>>,
     my_host: String,
     epoch: String,
     started: Instant,
@@ -56,7 +58,7 @@ struct Map {
 }
 
 impl Discovery {
-    fn new(settings: Settings) -> Result<Self, Failure> {
+    fn new(settings: Settings, tokens: Option<Arc<Tokens>>) -> Result<Self, Failure> {
         let started = Instant::now();
         let registry = Registry::new(registry::Limits {
             stale_after: settings.stale_after,
@@ -67,6 +69,7 @@ impl Discovery {
         let epoch = getrandom::u64()
             .map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;
         Ok(Self {
+            tokens,
             my_host: settings.my_host(),
             epoch: format!("{epoch:016x}"),
             started,
@@ -228,6 +231,8 @@ pub fn start(settings: Settings) -> Result<Running, Failure> {
 }
 
 fn start_on(listener: Listener, settings: Settings) -> Result<Running, Failure> {
+    settings.check()?;
+    let tokens = Tokens::of(settings.token_file.as_deref())?;
     let max_connections = max_connections(settings.max_connections)?;
     let limits = Limits::new(max_connections, settings.idle_timeout);
     let port = listener.address().port();
@@ -242,8 +247,14 @@ fn start_on(listener: Listener, settings: Settings) -> Result<Running, Failure> 
         }
     }
     log::info!("discovery with {settings} max-connections={max_connections}");
+    if tokens.is_none() && !listener.address().ip().to_canonical().is_loopback() {
+        log::warn!(
+            "whoever reaches {} can change the list of peers; give --token-file, or listen on --host 127.0.0.1",
+            listener.address()
+        );
+    }
 
-    let discovery = Arc::new(Discovery::new(settings)?);
+    let discovery = Arc::new(Discovery::new(settings, tokens)?);
     let stop_reaper = discovery.reaper.clone();
     let cannot = |e: std::io::Error| Failure::new(format!("cannot start a thread: {e}"));
     let reaper = reaper::start(Arc::clone(&discovery)).map_err(cannot)?;

@@ -104,6 +104,9 @@ impl Discovery {
             return Err(Reply::method_not_allowed(allow));
         }
         request.same_origin()?;
+        if let (Some(tokens), true) = (&self.tokens, self.asks_for_token(route, method)) {
+            tokens.admit(request)?;
+        }
         match route {
             Route::Register => self.answer_register(request),
             Route::Heartbeat => self.answer_heartbeat(request),
@@ -133,6 +136,16 @@ impl Discovery {
                 Ok(exposition::reply(text))
             }
             Route::OpenApi => Ok(Reply::with_body(200, "application/json", OPENAPI.to_vec())),
+        }
+    }
+
+    /// Whether a request needs a token, where there are tokens.
+    fn asks_for_token(&self, route: &Route<'_>, method: Method) -> bool {
+        match (method, route) {
+            // What is asked to learn whether discovery works is open to all who watch it.
+            (Method::Get, Route::Health | Route::Ready) => false,
+            (Method::Get, _) => self.settings.protect_reads,
+            _ => true,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What discovery is started with.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -47,6 +48,14 @@ pub struct Settings {
           value_parser = args::duration_within(Duration::from_millis(10)..=Duration::from_secs(3600)))]
     pub reap_every: Duration,
 
+    /// File of tokens, one a line: whatever changes something needs one of them [default: none, whoever reaches discovery may change the list].
+    #[arg(long, env = "AIOS_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Ask for a token where the list or the metrics are read, too.
+    #[arg(long, env = "AIOS_PROTECT_READS", value_parser = args::switch)]
+    pub protect_reads: bool,
+
     /// From how many peers on it is held once for a heartbeat interval when more than half of all fall silent together; 0 for never.
     #[arg(long, env = "AIOS_HOLD_MIN", default_value_t = 20, value_parser = args::count_or_none)]
     pub hold_min: usize,
@@ -79,6 +88,19 @@ impl Settings {
         args::without_environment(&["aios-discovery", "--host", host, "--port", &port])
     }
 
+    /// What cannot be seen of one setting alone.
+    ///
+    /// # Errors
+    /// One line that names the settings at fault.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.protect_reads && self.token_file.is_none() {
+            return Err(Failure::usage(
+                "--protect-reads (AIOS_PROTECT_READS) is of use only with --token-file (AIOS_TOKEN_FILE): give that, or leave it out",
+            ));
+        }
+        Ok(())
+    }
+
     /// The label of the host, read from the system where none is set.
     #[must_use]
     pub fn my_host(&self) -> String {
@@ -96,7 +118,7 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "id={} my-host={} branch={} level={} stale-after={} reap-every={} hold-min={} max-peers={} idle-timeout={}",
+            "id={} my-host={} branch={} level={} stale-after={} reap-every={} hold-min={} max-peers={} idle-timeout={} token-file={} protect-reads={}",
             self.id,
             self.my_host(),
             self.branch,
@@ -105,7 +127,9 @@ impl fmt::Display for Settings {
             args::show_duration(self.reap_every),
             self.hold_min,
             self.max_peers,
-            args::show_duration(self.idle_timeout)
+            args::show_duration(self.idle_timeout),
+            args::given(self.token_file.as_ref()),
+            self.protect_reads
         )
     }
 }

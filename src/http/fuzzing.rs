@@ -303,6 +303,7 @@ pub(crate) fn request(text: &[u8]) -> Option<Request> {
         host: value("Host"),
         origin: value("Origin"),
         content_type: value("Content-Type"),
+        authorization: value("Authorization"),
         body: body.to_vec(),
     })
 }

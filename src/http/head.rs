@@ -29,8 +29,9 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// A head that passed.
-#[derive(Debug, PartialEq, Eq)]
+/// A head that passed. It has no Debug form outside of tests, for it may hold a token.
+#[derive(PartialEq, Eq)]
+#[cfg_attr(any(test, fuzzing), derive(Debug))]
 pub(super) struct Head {
     pub(super) method: String,
     /// Path and query, in ASCII.
@@ -43,7 +44,7 @@ pub(super) struct Head {
 }
 
 /// The headers that are handed on, each at most once in a request.
-const HANDED_ON: [&str; 3] = ["Host", "Origin", "Content-Type"];
+const HANDED_ON: [&str; 4] = ["Host", "Origin", "Content-Type", "Authorization"];
 
 /// Where the head ends in `bytes` (behind its empty line), if it has arrived whole. `scanned` says
 /// how far an earlier call has looked and is moved on.
@@ -178,7 +179,7 @@ fn handed_on(all: &Fields<'_, '_>) -> Result<Vec<(&'static str, String)>, Refusa
         if values.next().is_some() {
             return Err(Refusal::new(
                 400,
-                "Host, Origin and Content-Type may each be given once",
+                "Host, Origin, Content-Type and Authorization may each be given once",
             ));
         }
         match std::str::from_utf8(value) {
@@ -190,10 +191,15 @@ fn handed_on(all: &Fields<'_, '_>) -> Result<Vec<(&'static str, String)>, Refusa
             Ok(text) if name == "Content-Type" && text.bytes().all(is_printable_or_tab) => {
                 headers.push((name, text.replace('\t', " ")));
             }
+            Ok(text)
+                if name == "Authorization" && text.bytes().all(|b| matches!(b, b' '..=b'~')) =>
+            {
+                headers.push((name, text.to_owned()));
+            }
             _ => {
                 return Err(Refusal::new(
                     400,
-                    "Host, Origin and Content-Type must be printable ASCII, and only the last may have blanks",
+                    "Host, Origin, Content-Type and Authorization must be printable ASCII, and only the last two may have blanks",
                 ));
             }
         }
@@ -374,6 +380,16 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a b", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nX-Name: \u{fc}", 200),
             ("GET / HTTP/1.1\r\nHost: h\r\nContent-Type: a/b;\tc=d", 200),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer  a=",
+                200,
+            ),
+            ("GET / HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer\ta", 400),
+            ("GET / HTTP/1.1\r\nHost: h\r\nAuthorization: \u{fc}", 400),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nAuthorization: a\r\nauthorization: a",
+                400,
+            ),
         ] {
             assert_eq!(status(line), expected, "{line}");
         }

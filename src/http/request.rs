@@ -17,8 +17,7 @@ pub enum Method {
     Other,
 }
 
-/// One request.
-#[derive(Debug)]
+/// One request. It has no Debug form, for it may hold a token.
 pub struct Request {
     pub(super) method: Method,
     /// HEAD: the reply goes out without its body.
@@ -28,6 +27,7 @@ pub struct Request {
     pub(super) host: Option<String>,
     pub(super) origin: Option<String>,
     pub(super) content_type: Option<String>,
+    pub(super) authorization: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
@@ -84,6 +84,15 @@ impl Request {
         }
     }
 
+    /// The token that is sent as `Authorization: Bearer TOKEN` (RFC 6750, 2.1).
+    #[must_use]
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.authorization.as_deref()?.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| token.trim_start_matches(' '))
+    }
+
     /// Refuses what a page of another site makes a browser send: a request that changes state
     /// and carries an `Origin` other than the host it is addressed to.
     ///
@@ -124,6 +133,7 @@ mod tests {
             host: Some("mesh:8001".to_owned()),
             origin: None,
             content_type: None,
+            authorization: None,
             body: Vec::new(),
         }
     }
@@ -161,6 +171,24 @@ mod tests {
         }
         request.method = Method::Get;
         assert!(request.same_origin().is_ok());
+    }
+
+    #[test]
+    fn a_token_stands_behind_the_name_of_its_scheme() {
+        let mut request = request("/register");
+        for (header, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bEARER   abc=", Some("abc=")),
+            ("Bearer abc def", Some("abc def")),
+            ("Bearer", None),
+            ("Bearerabc", None),
+            ("abc", None),
+            ("Basic abc", None),
+            ("Digest Bearer abc", None),
+        ] {
+            request.authorization = Some(header.to_owned());
+            assert_eq!(request.bearer(), token, "{header}");
+        }
     }
 
     #[test]

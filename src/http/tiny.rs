@@ -60,9 +60,10 @@ impl Pairs {
         match parsed {
             Some(Ok(request)) => Ok(request),
             failed => {
+                let why = failed.and_then(Result::err);
                 // What is left in the pair is unknown: it is not used again.
                 lent.pair = None;
-                log::error!("a request that passed the door was not parsed: {failed:?}");
+                log::error!("a request that passed the door was not parsed: {why:?}");
                 Err(Refusal::new(500, "Internal Server Error"))
             }
         }
@@ -188,6 +189,7 @@ impl Pair {
             host: header("Host"),
             origin: header("Origin"),
             content_type: header("Content-Type"),
+            authorization: header("Authorization"),
             body: Vec::new(),
         };
         parsed.as_reader().read_to_end(&mut request.body)?;

@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     program::start_log()?;
     let target = &arguments.target;
     let id = &arguments.id;
-    match target.client().deregister(id, None, DEREGISTER_TIMEOUT) {
+    match target.client()?.deregister(id, None, DEREGISTER_TIMEOUT) {
         Ok(()) => program::print(&format!("deregistered {}\n", one_line(id))),
         // On a path it does not know, whatever listens there answers 404 as well.
         Err(CallError::Status {

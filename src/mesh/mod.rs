@@ -8,6 +8,7 @@ mod screen;
 mod table;
 mod up;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::args;
 use crate::client::{CallError, Client, DiscoveryUrl};
 use crate::program::{self, Failure};
+use crate::tokens::Tokens;
 
 /// Runs a mesh for development, and looks at and changes one that runs.
 #[derive(Debug, Parser)]
@@ -45,11 +47,16 @@ struct Target {
     /// Where discovery is.
     #[arg(long, env = "AIOS_DISCOVERY_URL", default_value = "http://127.0.0.1:8001", value_parser = DiscoveryUrl::parse)]
     discovery: DiscoveryUrl,
+
+    /// File of tokens, one a line, whose first is sent to discovery.
+    #[arg(long, env = "AIOS_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl Target {
-    fn client(&self) -> Client {
-        Client::new(self.discovery.clone())
+    fn client(&self) -> Result<Client, Failure> {
+        let tokens = Tokens::of(self.token_file.as_deref())?;
+        Ok(Client::new(self.discovery.clone(), tokens))
     }
 
     /// A call that did not succeed, as the operator reads it.
@@ -64,6 +71,13 @@ impl Target {
             )),
             CallError::Status { status: 404, .. } => Failure::new(format!(
                 "{discovery} {error}; that is no discovery, set --discovery to where one is"
+            )),
+            CallError::Status { status: 401, .. } => Failure::new(format!(
+                "{discovery} {error}; {}",
+                match self.token_file {
+                    Some(_) => "the first line of --token-file must be a token that is taken there",
+                    None => "give a file with a token that is taken there by --token-file",
+                }
             )),
             other => Failure::new(format!("discovery at {discovery}: {other}")),
         }

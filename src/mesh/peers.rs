@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     program::start_log()?;
     let (list, body) = arguments
         .target
-        .client()
+        .client()?
         .peers()
         .map_err(|e| arguments.target.failure(&e))?;
     if list.settling {

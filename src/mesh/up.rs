@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     program::print("Ctrl-C stops them all.\n\n")?;
 
-    let mut view = View::new(Client::new(url), screen);
+    let mut view = View::new(Client::new(url, None), screen);
     view.follow(&latch);
     stop(cells);
     match &view.screen {
