@@ -17,5 +17,6 @@ mod support;
 mod tidy;
 #[cfg(feature = "tls")]
 mod tls;
+mod tokens;
 mod up;
 mod wire;

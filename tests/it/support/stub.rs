@@ -11,6 +11,8 @@ pub struct Arrived {
     pub at: Instant,
     /// Method and target.
     pub line: String,
+    /// The whole head, as it was sent.
+    pub head: String,
     pub body: Vec<u8>,
     /// How many had arrived before it on its connection.
     pub before: usize,
@@ -105,6 +107,7 @@ fn read(stream: &mut TcpStream, before: usize) -> Option<Arrived> {
             return Some(Arrived {
                 at: Instant::now(),
                 line: line.trim_end_matches(" HTTP/1.1").to_owned(),
+                head: head.clone(),
                 body: bytes[end + 4..].to_vec(),
                 before,
             });
