@@ -15,9 +15,9 @@
 //!
 //! - [`wire`]: what goes over the wire, and what is refused of it;
 //! - [`registry`]: the peer map itself;
-//! - `cell::pulse`: what a cell does next, and when;
-//! - `discovery::clock`: the clock leases run on;
-//! - `discovery::hold`: whether a pass of the reaper is to be believed;
+//! - [`cell::pulse`]: what a cell does next, and when;
+//! - [`discovery::clock`]: the clock leases run on;
+//! - [`discovery::hold`]: whether a pass of the reaper is to be believed;
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;
 //! - `mesh::table`: the list as an operator reads it.
 //!

@@ -8,7 +8,7 @@
 pub(crate) mod fuzzing;
 mod heartbeat;
 mod metrics;
-mod pulse;
+pub mod pulse;
 mod routes;
 mod settings;
 mod state;

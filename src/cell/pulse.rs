@@ -18,7 +18,7 @@ const REMIND_EVERY: Duration = Duration::from_secs(60);
 
 /// What is due. Times are the cell's own: since some start, monotonic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Register now.
     Register,
     /// Beat now.
@@ -29,7 +29,7 @@ pub(super) enum Step {
 
 /// How a heartbeat was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BeatAnswer {
+pub enum BeatAnswer {
     /// Taken.
     Ok,
     /// 404: discovery does not know the cell.
@@ -40,7 +40,7 @@ pub(super) enum BeatAnswer {
 
 /// What is worth saying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
+pub enum Notice {
     /// The cell is registered.
     Registered,
     /// Discovery had forgotten the cell, which registers again.
@@ -55,7 +55,7 @@ pub(super) enum Notice {
 
 /// The state of a cell's registration.
 #[derive(Clone, Debug)]
-pub(super) struct Pulse {
+pub struct Pulse {
     interval: Duration,
     /// The interval where discovery asks for none.
     usual: Duration,
@@ -89,7 +89,7 @@ impl Pulse {
     /// A cell that is not registered, at time `now`. It beats every `usual` unless discovery says
     /// otherwise, or every `fixed` whatever discovery says.
     #[must_use]
-    pub(super) fn new(usual: Duration, fixed: Option<Duration>, now: Duration) -> Self {
+    pub fn new(usual: Duration, fixed: Option<Duration>, now: Duration) -> Self {
         Self {
             interval: fixed.unwrap_or(usual),
             usual,
@@ -102,7 +102,7 @@ impl Pulse {
 
     /// What to do at time `now`.
     #[must_use]
-    pub(super) fn next(&self, now: Duration) -> Step {
+    pub fn next(&self, now: Duration) -> Step {
         match self.state {
             State::Forgotten { at_once: true } => Step::Register,
             _ if now < self.due => Step::WaitUntil(self.due),
@@ -113,7 +113,7 @@ impl Pulse {
 
     /// The registration was taken; discovery asks for `interval`. `chance` is a random number
     /// from 0 to 1.
-    pub(super) fn registered(
+    pub fn registered(
         &mut self,
         now: Duration,
         interval: Option<Duration>,
@@ -140,7 +140,7 @@ impl Pulse {
     }
 
     /// The registration was not taken.
-    pub(super) fn not_registered(&mut self, now: Duration, chance: f64) -> Option<Notice> {
+    pub fn not_registered(&mut self, now: Duration, chance: f64) -> Option<Notice> {
         match &mut self.state {
             State::New { failed } => {
                 let delay = FIRST_BACKOFF.saturating_mul(2u32.saturating_pow(*failed));
@@ -158,7 +158,7 @@ impl Pulse {
     }
 
     /// The heartbeat was answered, or was not.
-    pub(super) fn beat(&mut self, now: Duration, answer: BeatAnswer) -> Option<Notice> {
+    pub fn beat(&mut self, now: Duration, answer: BeatAnswer) -> Option<Notice> {
         self.next_interval(now);
         match answer {
             BeatAnswer::Ok => self.well(now),

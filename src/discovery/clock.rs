@@ -19,7 +19,7 @@ const TICKS_PER_LEASE: u32 = 10;
 
 /// Lease time, from monotonic time and ticks.
 #[derive(Debug)]
-pub(super) struct LeaseClock {
+pub struct LeaseClock {
     ticked: Duration,
     ticked_at: LeaseTime,
     /// After how long the next tick is to come.
@@ -30,7 +30,7 @@ pub(super) struct LeaseClock {
 
 impl LeaseClock {
     /// A clock that starts at monotonic time `now`, in front of leases of `shortest` and longer.
-    pub(super) fn new(shortest: Duration, now: Duration) -> Self {
+    pub fn new(shortest: Duration, now: Duration) -> Self {
         let next_in = tick_after(shortest);
         Self {
             ticked: now,
@@ -41,7 +41,7 @@ impl LeaseClock {
     }
 
     /// Lease time at monotonic time `now`. It never runs backwards.
-    pub(super) fn read(&self, now: Duration) -> LeaseTime {
+    pub fn read(&self, now: Duration) -> LeaseTime {
         let since = now.saturating_sub(self.ticked);
         self.ticked_at.after(since.min(self.runs_for))
     }
@@ -49,7 +49,7 @@ impl LeaseClock {
     /// A lease of this length begins at `at`. Returns whether it is too short for the next tick,
     /// which has to come at once then: until it does time stands still.
     #[must_use]
-    pub(super) fn heed(&mut self, lease: Duration, at: LeaseTime) -> bool {
+    pub fn heed(&mut self, lease: Duration, at: LeaseTime) -> bool {
         let runs_for = runs_for(tick_after(lease));
         let is_short = runs_for < self.runs_for;
         // It does not run backwards.
@@ -59,7 +59,7 @@ impl LeaseClock {
 
     /// Ticks at monotonic time `now`, in front of leases of `shortest` and longer. Returns how late
     /// that is.
-    pub(super) fn tick(&mut self, shortest: Duration, now: Duration) -> Duration {
+    pub fn tick(&mut self, shortest: Duration, now: Duration) -> Duration {
         let since = now.saturating_sub(self.ticked);
         let late = since.saturating_sub(runs_for(self.next_in));
         self.ticked_at = self.read(now);
@@ -70,7 +70,7 @@ impl LeaseClock {
     }
 
     /// The monotonic time at which the next tick is due.
-    pub(super) fn next_tick(&self) -> Duration {
+    pub fn next_tick(&self) -> Duration {
         self.ticked + self.next_in
     }
 }

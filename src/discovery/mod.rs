@@ -4,7 +4,7 @@
 //! whatever they say is logged and counted after the lock is free again. `routes` turns requests
 //! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock.
 
-mod clock;
+pub mod clock;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod hold;
