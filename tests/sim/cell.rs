@@ -28,6 +28,7 @@ pub struct Run {
     /// What it registers with.
     pub registration: Registration,
     level: f64,
+    address: u8,
     /// Whether it does what the answer to its registration says of the interval.
     takes_advice: bool,
     started: Duration,
@@ -101,6 +102,7 @@ impl Run {
             life: Life::Alive,
             registration,
             level,
+            address: 1,
             takes_advice: !is_old,
             started: scene.now,
             pulse: Pulse::new(wire::HEARTBEAT_EVERY, fixed, Duration::ZERO),
@@ -184,6 +186,7 @@ impl Run {
             call: Some(number),
             what,
             level: self.level,
+            address: self.address,
             sent: scene.network.next_sent(),
             deadline: scene.now + at_most,
         };
@@ -299,19 +302,25 @@ impl Run {
         self.level = level;
     }
 
-    /// What it asks for in a registration that carries this level.
-    pub fn registers_with(&self, level: f64) -> Registration {
+    /// It is reached at another address from now on.
+    pub fn moves(&mut self) {
+        self.address = self.address.wrapping_add(1);
+    }
+
+    /// A registration as it said it in a request.
+    pub fn registers_with(&self, request: &Request) -> Registration {
         Registration {
-            consciousness_level: level,
+            ip: format!("10.0.0.{}", request.address),
+            consciousness_level: request.level,
             ..self.registration.clone()
         }
     }
 
-    /// A heartbeat of it with this level.
-    pub fn beats_with(&self, level: f64) -> Heartbeat {
+    /// A heartbeat as it said it in a request.
+    pub fn beats_with(&self, request: &Request) -> Heartbeat {
         Heartbeat {
             cell_id: self.registration.cell_id.clone(),
-            consciousness_level: level,
+            consciousness_level: request.level,
             instance: self.registration.instance.clone(),
         }
     }

@@ -18,11 +18,11 @@ kinds! {
     RequestLost, AnswerLost, Duplicated, ArrivedLate, Overtook, CutOff, Refused, Unreachable,
     // Discovery.
     Paused, ServedBeforeTick, Starved, Crashed, StoppedGracefully, StartedWithState,
-    StartedWithoutState, TornRecord, LostUnsynced, WallForward, WallBack, HoldBegan, HeldBelieved,
+    StartedWithoutState, LostUnwritten, WallForward, WallBack, HoldBegan,
     MassReaped, Reaped,
     // Cells.
     CellFrozen, CellKilled, CellStopped, CellRestarted, Twin, DeadRunSpeaks, LeftUnregistered,
-    LevelChanged, OwnLease, OldClient, OperatorDeregistered,
+    LevelChanged, Moved, OwnLease, OldClient, OperatorDeregistered,
     // Answers.
     Joined, Replaced, Updated, Renewed, BeatTaken, BeatUnknown, BeatFenced, RegisterOvertaken,
     RegisterFull, GoodbyeTaken, GoodbyeUnknown, GoodbyeFenced,

@@ -67,6 +67,7 @@ struct Process {
     next_pass: Duration,
     held_until: Option<Duration>,
     timer: u64,
+    wakes_at: Duration,
     write_is_due: bool,
 }
 
@@ -120,6 +121,7 @@ impl Discovery {
             next_pass: scene.now + self.bounds.reap_every,
             held_until: None,
             timer: 0,
+            wakes_at: scene.now,
             write_is_due: false,
         };
         let moment = process.moment(scene);
@@ -189,7 +191,13 @@ impl Discovery {
                 scene.coverage.saw(Seen::StoppedGracefully);
                 self.write(scene);
             }
-            false => scene.coverage.saw(Seen::Crashed),
+            false => {
+                scene.coverage.saw(Seen::Crashed);
+                let is_behind = |process: &Process| process.write_is_due;
+                if self.process.as_ref().is_some_and(is_behind) {
+                    scene.coverage.saw(Seen::LostUnwritten);
+                }
+            }
         }
         if let Some(process) = self.process.take() {
             for event in process.pile {
@@ -317,23 +325,33 @@ impl Discovery {
             }
         }
         self.changed(scene);
-        self.sleep(scene, None);
+        self.sleep(scene);
     }
 
-    /// The reaper waits for its next tick or pass, or is woken.
-    fn sleep(&mut self, scene: &mut Scene, woken: Option<Duration>) {
-        let Some(process) = &mut self.process else {
-            return;
-        };
-        process.timer += 1;
-        let due = process.held_until.unwrap_or(process.next_pass);
-        let mut at = woken.unwrap_or(process.next_tick.min(due));
-        scene.ledger.reaper_sleeps(at);
-        if scene.now < self.starved.0 {
-            at += self.chance.between(Duration::ZERO, self.starved.1);
+    /// The reaper waits for its next tick or pass.
+    fn sleep(&mut self, scene: &mut Scene) {
+        if let Some(process) = &self.process {
+            let due = process.held_until.unwrap_or(process.next_pass);
+            let due = process.next_tick.min(due);
+            scene.ledger.reaper_sleeps(due);
+            self.wake(due, Duration::MAX, scene);
         }
-        let (process, timer) = (process.number, process.timer);
-        scene.at(at, Event::Reaper { process, timer });
+    }
+
+    /// The reaper is to wake, which may take it a while.
+    fn wake(&mut self, at: Duration, at_most: Duration, scene: &mut Scene) {
+        let late = match scene.now < self.starved.0 {
+            true => self
+                .chance
+                .between(Duration::ZERO, self.starved.1.min(at_most)),
+            false => Duration::ZERO,
+        };
+        if let Some(process) = &mut self.process {
+            process.timer += 1;
+            process.wakes_at = at + late;
+            let (process, timer) = (process.number, process.timer);
+            scene.at(at + late, Event::Reaper { process, timer });
+        }
     }
 
     /// After every operation: wakes the reaper, reserves revisions, sees that what changed is
@@ -363,9 +381,10 @@ impl Discovery {
                 disk.reserved = reserved;
             }
         }
-        if std::mem::take(&mut scene.reaper_is_woken) {
-            let now = scene.now;
-            self.sleep(scene, Some(now));
+        if std::mem::take(&mut scene.reaper_is_woken) && scene.now < process.wakes_at {
+            scene.ledger.reaper_is_called(scene.now);
+            let at_most = process.wakes_at - scene.now;
+            self.wake(scene.now, at_most, scene);
         }
     }
 
@@ -421,7 +440,7 @@ impl Process {
         at: Moment,
         scene: &mut Scene,
     ) -> Answer {
-        let registration = run.registers_with(request.level);
+        let registration = run.registers_with(request);
         let mut asked = registration.clone();
         if scene.lacks(Safeguard::OwnLease) {
             asked.stale_after = None;
@@ -462,7 +481,7 @@ impl Process {
         at: Moment,
         scene: &mut Scene,
     ) -> Answer {
-        let mut beat = run.beats_with(request.level);
+        let mut beat = run.beats_with(request);
         if scene.lacks(Safeguard::InstanceOfBeat) {
             beat.instance = None;
         }

@@ -64,6 +64,8 @@ pub enum Fault {
     Stop(usize, Option<Duration>),
     /// A cell has another level.
     Level(usize, f64),
+    /// A cell is reached at another address, which it says when it registers next.
+    Move(usize),
     /// An operator deregisters a cell.
     Deregister(usize),
 }
@@ -303,6 +305,9 @@ fn draw(
     }
     for at in times(chance, 0.4, 6) {
         faults.push((at, Fault::Level(chance.below(cells), chance.fraction())));
+    }
+    for at in times(chance, 0.5, 8) {
+        faults.push((at, Fault::Move(chance.below(cells))));
     }
     for at in times(chance, 0.2, 3) {
         faults.push((at, Fault::Deregister(chance.below(cells))));

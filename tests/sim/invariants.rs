@@ -580,6 +580,11 @@ impl Ledger {
         self.reaper_due = due;
     }
 
+    /// The reaper is to wake at once, if it was not to already.
+    pub fn reaper_is_called(&mut self, now: Duration) {
+        self.reaper_due = self.reaper_due.min(now);
+    }
+
     /// The reaper wakes, in time or not.
     pub fn reaper_wakes(&mut self, now: Duration) {
         if self.reaper_due < now {

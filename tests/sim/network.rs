@@ -26,6 +26,8 @@ pub struct Request {
     pub what: What,
     /// The level it carries.
     pub level: f64,
+    /// The last number of the address it carries.
+    pub address: u8,
     /// Its place among all that was sent.
     pub sent: u64,
     /// When nobody waits any more.

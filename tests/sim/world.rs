@@ -496,6 +496,11 @@ impl World {
                 self.scene.coverage.saw(Seen::LevelChanged);
                 self.runs[run].set_level(level);
             }
+            Fault::Move(cell) => {
+                let Some(run) = self.latest(cell) else { return };
+                self.scene.coverage.saw(Seen::Moved);
+                self.runs[run].moves();
+            }
             Fault::Deregister(cell) => {
                 let sent = self.scene.network.next_sent();
                 let deadline = self.scene.now;
@@ -507,6 +512,7 @@ impl World {
                         call: None,
                         what: What::Goodbye,
                         level: 0.0,
+                        address: 0,
                         sent,
                         deadline,
                     }),
