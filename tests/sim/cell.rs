@@ -184,6 +184,7 @@ impl Run {
             cell: self.cell,
             run: Some(self.number),
             call: Some(number),
+            is_doubled: false,
             what,
             level: self.level,
             address: self.address,

@@ -264,10 +264,10 @@ impl Discovery {
         match event {
             Event::Arrive(request) => self.serve(&request, runs, scene),
             Event::Reaper { process, timer } => self.reaper(process, timer, scene),
-            Event::Write { process: number } if process.number == number => {
-                if !scene.lacks(Safeguard::JournalInTime) {
-                    self.write(scene);
-                }
+            Event::Write { process: number }
+                if process.number == number && !scene.lacks(Safeguard::JournalInTime) =>
+            {
+                self.write(scene);
             }
             _ => {}
         }

@@ -73,6 +73,9 @@ struct Entry {
     heard_lease: LeaseTime,
     last_seen: SystemTime,
     level: f64,
+    /// Whether it was registered by the second of a request that something on the way sent twice,
+    /// of which its sender cannot know.
+    by_copy: bool,
 }
 
 /// What a restart is to bring back of a peer.
@@ -251,7 +254,7 @@ impl Ledger {
         let is_listed = self.order.contains(&cell)
             && self.entries[cell]
                 .as_ref()
-                .is_some_and(|entry| entry.instance == Some(run_name(run)));
+                .is_some_and(|entry| entry.instance == Some(run_name(run)) && !entry.by_copy);
         self.holds(Invariant::LastWord, !is_listed, || {
             format!("c{cell} is listed and leaves without a goodbye")
         });
@@ -344,6 +347,7 @@ impl Ledger {
             heard_lease: at.lease,
             last_seen: at.wall,
             level: registration.consciousness_level,
+            by_copy: request.call.is_none(),
         });
         self.write_down(cell, at.now, false);
         let (peers, most) = (self.order.len(), self.bounds.max_peers);
@@ -669,6 +673,7 @@ impl Ledger {
             self.holds(Invariant::Durable, is_right, || {
                 format!("c{cell} is {found:?} after the start, where it may be {allowed:?}")
             });
+            let before = self.entries[cell].take();
             self.entries[cell] = position.map(|position| {
                 let peer = &list.peers[position];
                 let registration = &recovered[position];
@@ -680,6 +685,7 @@ impl Ledger {
                     heard_lease: at.lease,
                     last_seen: peer.last_seen,
                     level: peer.level,
+                    by_copy: before.is_some_and(|before| before.by_copy),
                 }
             });
             self.history[cell].clear();

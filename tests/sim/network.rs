@@ -22,6 +22,8 @@ pub struct Request {
     pub run: Option<usize>,
     /// The call it belongs to, which waits for its answer. Copies have none.
     pub call: Option<u32>,
+    /// Whether something on the way sent it twice.
+    pub is_doubled: bool,
     /// What it asks.
     pub what: What,
     /// The level it carries.
@@ -135,7 +137,7 @@ impl Network {
 
 impl Scene {
     /// Sends a request, which somebody waits for until its deadline.
-    pub fn send(&mut self, request: Request) {
+    pub fn send(&mut self, mut request: Request) {
         let (now, weather) = (self.now, self.network.weather);
         let chance = &mut self.network.chance;
         let waits_for = request.deadline.saturating_sub(now);
@@ -158,6 +160,7 @@ impl Scene {
         if chance.odds(weather.twice) {
             let (delay, _) = self.network.delay();
             self.coverage.saw(Seen::Duplicated);
+            request.is_doubled = true;
             let copy = Request {
                 call: None,
                 ..request.clone()
@@ -195,7 +198,9 @@ impl Scene {
     pub fn refuse(&mut self, request: &Request) {
         self.coverage.saw(Seen::Refused);
         let at = self.now + FAILS_AFTER;
-        self.end_call(request, at, Answer::Nothing { never_sent: true });
+        // Whoever sends it twice has taken it from its sender.
+        let never_sent = !request.is_doubled;
+        self.end_call(request, at, Answer::Nothing { never_sent });
     }
 
     /// Tells the sender that the connection was reset, with the request in discovery's hands.

@@ -510,6 +510,7 @@ impl World {
                         cell,
                         run: None,
                         call: None,
+                        is_doubled: false,
                         what: What::Goodbye,
                         level: 0.0,
                         address: 0,
