@@ -31,6 +31,9 @@ pub struct Run {
     address: u8,
     /// Whether it does what the answer to its registration says of the interval.
     takes_advice: bool,
+    /// How often it is to beat, whatever it is told.
+    fixed: Option<Duration>,
+    interval: Duration,
     started: Duration,
     pulse: Pulse,
     maybe_known: bool,
@@ -104,6 +107,8 @@ impl Run {
             level,
             address: 1,
             takes_advice: !is_old,
+            fixed,
+            interval: fixed.unwrap_or(wire::HEARTBEAT_EVERY),
             started: scene.now,
             pulse: Pulse::new(wire::HEARTBEAT_EVERY, fixed, Duration::ZERO),
             maybe_known: false,
@@ -193,7 +198,9 @@ impl Run {
         };
         let waits = what == What::Goodbye && self.call.is_some();
         scene.say(|scene| format!("{} sends {what:?}", scene.name(self.number, self.cell)));
-        scene.ledger.sends(self.number, &request, waits);
+        scene
+            .ledger
+            .sends(self.number, &request, self.interval, waits, scene.now);
         scene.send(request);
     }
 
@@ -222,6 +229,7 @@ impl Run {
                 match answer {
                     Answer::Ok(interval) => {
                         let interval = interval.filter(|_| self.takes_advice);
+                        self.interval = self.fixed.or(interval).unwrap_or(wire::HEARTBEAT_EVERY);
                         let chance = self.chance.fraction();
                         let _ = self.pulse.registered(now, interval, chance);
                     }
@@ -245,6 +253,12 @@ impl Run {
                     _ => BeatAnswer::Failed,
                 };
                 let _ = self.pulse.beat(now, answer);
+                if answer == BeatAnswer::Unknown {
+                    scene.ledger.is_told_unknown(self.number, scene.now);
+                    if scene.lacks(Safeguard::AtOnce) {
+                        let _ = self.pulse.not_registered(now, 0.0);
+                    }
+                }
             }
             What::Goodbye => {}
         }

@@ -129,7 +129,16 @@ impl Plan {
         let mut longest = SECOND;
         let weather = weather(&mut chance, &mut longest);
         let mut faults = Vec::new();
-        draw(&mut chance, count, calm, &mut longest, &mut faults);
+        let is_short = |(kind, _): &(Kind, Duration)| matches!(kind, Kind::OwnLease { .. });
+        let short_lived = cells.iter().position(is_short);
+        draw(
+            &mut chance,
+            count,
+            short_lived,
+            calm,
+            &mut longest,
+            &mut faults,
+        );
         faults.sort_by_key(|(at, _)| *at);
         let longest_lease = cells.iter().map(|(kind, _)| lease(*kind, stale_after));
         let longest_lease = longest_lease.max().unwrap_or(stale_after);
@@ -167,7 +176,10 @@ fn kind(chance: &mut Chance, stale_after: Duration) -> Kind {
         // They beat every 5 s, come what may.
         0 | 1 if stale_after >= 15 * SECOND => Kind::Old,
         2 => Kind::OwnLease {
-            lease: chance.seconds(1.0, 6.0),
+            lease: match chance.odds(0.5) {
+                true => SECOND,
+                false => chance.seconds(1.0, 6.0),
+            },
         },
         3 => Kind::Slow {
             every: chance.seconds(6.0, 12.0),
@@ -210,6 +222,7 @@ fn weather(chance: &mut Chance, longest: &mut Duration) -> Weather {
 fn draw(
     chance: &mut Chance,
     cells: usize,
+    short_lived: Option<usize>,
     calm: Duration,
     longest: &mut Duration,
     faults: &mut Vec<(Duration, Fault)>,
@@ -253,6 +266,16 @@ fn draw(
             at,
             Fault::Starve(chance.seconds(5.0, 40.0), chance.seconds(0.1, 20.0)),
         ));
+    }
+    if let Some(cell) = short_lived {
+        for at in times(chance, 0.4, 4) {
+            // It begins a lease anew, the reaper is slow to hear of it, and then all stops.
+            let again = Some(chance.seconds(0.0, 0.05));
+            let stops = at + chance.seconds(0.05, 0.4);
+            faults.push((at, Fault::Starve(SECOND, 2 * SECOND)));
+            faults.push((at, Fault::Kill(cell, again)));
+            faults.push((stops, Fault::Pause(chance.seconds(4.0, 20.0))));
+        }
     }
     for at in times(chance, 0.5, 4) {
         faults.push((

@@ -39,6 +39,11 @@ pub enum Invariant {
     Durable,
     /// The goodbye is the last that a run sends, and one that may be known says it.
     LastWord,
+    /// A cell that is answered 404 registers at once: a discovery that forgot everybody knows them
+    /// again within one interval.
+    AtOnce,
+    /// No cell beats more often than it is to, whatever it missed.
+    Pace,
     /// Once nothing goes wrong any more, every living cell is listed and no other.
     Alive,
     /// And then nothing changes.
@@ -110,6 +115,11 @@ struct Said {
     /// The place of its goodbye among all that was sent.
     goodbye: Option<u64>,
     left_silently: bool,
+    /// When it was answered that it is unknown, and has not registered yet.
+    unknown_since: Option<Duration>,
+    /// When it sent the last two beats, and the interval they were to keep.
+    beats: [Option<Duration>; 2],
+    interval: Duration,
 }
 
 /// The bounds discovery runs with.
@@ -229,24 +239,55 @@ impl Ledger {
 
     // Cells.
 
-    /// A run sends a request, perhaps while another call of it still `waits`.
-    pub fn sends(&mut self, run: usize, request: &Request, waits: bool) {
-        let said = self.said(run).goodbye.is_some();
-        self.holds(Invariant::LastWord, !said, || {
-            format!(
-                "c{} sends {:?} after its goodbye",
-                request.cell, request.what
-            )
+    /// A run that is to beat at an interval sends a request, perhaps while another call of it still
+    /// `waits`.
+    pub fn sends(
+        &mut self,
+        run: usize,
+        request: &Request,
+        interval: Duration,
+        waits: bool,
+        now: Duration,
+    ) {
+        let said = self.said(run);
+        let before = said.clone();
+        match request.what {
+            What::Goodbye => said.goodbye = Some(request.sent),
+            What::Register => said.unknown_since = None,
+            What::Beat if said.interval == interval => said.beats = [said.beats[1], Some(now)],
+            What::Beat => {
+                said.interval = interval;
+                said.beats = [None, Some(now)];
+            }
+        }
+        let cell = request.cell;
+        self.holds(Invariant::LastWord, before.goodbye.is_none(), || {
+            format!("c{cell} sends {:?} after its goodbye", request.what)
         });
         self.holds(Invariant::LastWord, !waits, || {
-            format!(
-                "c{} says goodbye while it waits for an answer",
-                request.cell
-            )
+            format!("c{cell} says goodbye while it waits for an answer")
         });
-        if request.what == What::Goodbye {
-            self.said(run).goodbye = Some(request.sent);
-        }
+        let is_at_once = match (before.unknown_since, request.what) {
+            (None, _) | (_, What::Goodbye) => true,
+            (Some(since), What::Register) => since == now,
+            (Some(_), What::Beat) => false,
+        };
+        self.holds(Invariant::AtOnce, is_at_once, || {
+            format!("c{cell} is unknown and does not register at once")
+        });
+        // Each stands for an interval of its own, in which it may come late, but no third one can.
+        let is_in_pace = match (request.what, before.beats[0]) {
+            (What::Beat, Some(first)) => before.interval != interval || now - first >= interval,
+            _ => true,
+        };
+        self.holds(Invariant::Pace, is_in_pace, || {
+            format!("c{cell} beats three times in its interval of {interval:?}")
+        });
+    }
+
+    /// A run is answered that it is unknown.
+    pub fn is_told_unknown(&mut self, run: usize, now: Duration) {
+        self.said(run).unknown_since = Some(now);
     }
 
     /// A run ends without a goodbye, because discovery cannot know it.

@@ -217,6 +217,7 @@ missed! {
     it_is_seen_when_a_cell_beats_after_its_goodbye: GoodbyeLast,
     it_is_seen_when_only_an_answered_registration_is_taken_back: MaybeKnown,
     it_is_seen_when_a_forgotten_cell_does_not_register_again: RegisterAgain,
+    it_is_seen_when_a_forgotten_cell_takes_its_time: AtOnce,
     it_is_seen_when_a_call_waits_for_ever: TimeOut,
     it_is_seen_when_twins_fight: TwinsDoNotFight,
 }

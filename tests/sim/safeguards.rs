@@ -58,6 +58,8 @@ safeguards! {
     MaybeKnown => [LastWord],
     /// Cell: a heartbeat answered 404 makes it register again.
     RegisterAgain => [Alive],
+    /// Cell: and it does so at once, and not at the next interval.
+    AtOnce => [AtOnce],
     /// Cell: a call that is not answered is given up.
     TimeOut => [Alive],
     /// Cell: a heartbeat answered 409 does not make it register again.
