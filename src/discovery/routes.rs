@@ -143,7 +143,7 @@ impl Discovery {
     fn asks_for_token(&self, route: &Route<'_>, method: Method) -> bool {
         match (method, route) {
             // What is asked to learn whether discovery works is open to all who watch it.
-            (Method::Get, Route::Health | Route::Ready) => false,
+            (Method::Get, Route::Health | Route::Ready | Route::OpenApi) => false,
             (Method::Get, _) => self.settings.protect_reads,
             _ => true,
         }
