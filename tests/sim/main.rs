@@ -14,7 +14,7 @@
     clippy::panic,
     clippy::print_stderr
 )]
-#![allow(unreachable_pub, dead_code)]
+#![allow(unreachable_pub)]
 
 mod cell;
 mod chance;

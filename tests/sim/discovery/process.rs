@@ -1,0 +1,251 @@
+//! One process of discovery: what it answers, and what its reaper does when it wakes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aios_mesh::discovery::Settings;
+use aios_mesh::discovery::clock::LeaseClock;
+use aios_mesh::discovery::hold::{Crowd, Hold, Verdict};
+use aios_mesh::registry::{LeaseTime, Now, Refused, Registry};
+use aios_mesh::wire::Registration;
+
+use crate::cell::{Run, id};
+use crate::coverage::Seen;
+use crate::invariants::{Bounds, Moment, cell_of};
+use crate::network::{Answer, Request, What};
+use crate::safeguards::Safeguard;
+use crate::world::{Event, Scene};
+
+/// How many peers a pass takes out at once.
+const AT_ONCE: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) number: u64,
+    pub(super) started: Duration,
+    pub(super) wall_at_start: Duration,
+    pub(super) epoch: u64,
+    pub(super) registry: Registry,
+    /// What the registry's revisions are counted from.
+    pub(super) revisions_from: u64,
+    pub(super) reserved: u64,
+    pub(super) clock: LeaseClock,
+    pub(super) hold: Hold,
+    pub(super) registrations: BTreeMap<usize, Registration>,
+    pub(super) is_stopped: bool,
+    /// What arrived while it was stopped.
+    pub(super) pile: Vec<Event>,
+    pub(super) next_tick: Duration,
+    pub(super) next_pass: Duration,
+    pub(super) held_until: Option<Duration>,
+    pub(super) timer: u64,
+    pub(super) wakes_at: Duration,
+    pub(super) write_is_due: bool,
+}
+
+impl Process {
+    /// Now, as its clocks show it.
+    pub(super) fn moment(&self, scene: &Scene) -> Moment {
+        let since = scene.now - self.started;
+        let lease = if scene.lacks(Safeguard::LeaseClock) {
+            LeaseTime::default().after(since)
+        } else if scene.lacks(Safeguard::NoWallClock) {
+            LeaseTime::default().after(scene.wall().saturating_sub(self.wall_at_start))
+        } else {
+            self.clock.read(since)
+        };
+        Moment {
+            now: scene.now,
+            lease,
+            wall: scene.shown_wall(),
+        }
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revisions_from + self.registry.revision()
+    }
+
+    pub(super) fn register(
+        &mut self,
+        run: &Run,
+        request: &Request,
+        now: Now,
+        at: Moment,
+        scene: &mut Scene,
+    ) -> Answer {
+        let registration = run.registers_with(request);
+        let mut asked = registration.clone();
+        if scene.lacks(Safeguard::OwnLease) {
+            asked.stale_after = None;
+        }
+        match self.registry.register(asked, now) {
+            Ok(mut accepted) => {
+                if !scene.lacks(Safeguard::ShortTicks) {
+                    scene.reaper_is_woken = self.clock.heed(accepted.lease, now.lease);
+                }
+                accepted.revision += self.revisions_from;
+                scene.saw_change(&accepted.change);
+                let interval = Settings::heartbeat_interval(accepted.lease);
+                if scene.lacks(Safeguard::OwnLease) {
+                    accepted.lease = registration.stale_after.unwrap_or(accepted.lease);
+                }
+                self.registrations
+                    .insert(request.cell, registration.clone());
+                scene
+                    .ledger
+                    .registered(request, &registration, &accepted, at);
+                Answer::Ok(Some(interval))
+            }
+            Err(refused) => {
+                scene
+                    .ledger
+                    .registration_refused(request, &registration, refused, at);
+                scene.saw_refusal(request.what, refused);
+                Answer::Status(status(refused))
+            }
+        }
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        run: &Run,
+        request: &Request,
+        now: Now,
+        at: Moment,
+        scene: &mut Scene,
+    ) -> Answer {
+        let mut beat = run.beats_with(request);
+        if scene.lacks(Safeguard::InstanceOfBeat) {
+            beat.instance = None;
+        }
+        let mut result = self.registry.heartbeat(&beat, now);
+        if let Ok(renewal) = &mut result {
+            renewal.revision += self.revisions_from;
+            if scene.lacks(Safeguard::OwnLease) {
+                renewal.lease = run.registration.stale_after.unwrap_or(renewal.lease);
+            }
+        }
+        let instance = run.registration.instance.as_ref();
+        scene.ledger.beat(request, instance, &result, at);
+        match result {
+            Ok(_) => {
+                scene.coverage.saw(Seen::BeatTaken);
+                Answer::Ok(None)
+            }
+            Err(refused) => {
+                scene.saw_refusal(request.what, refused);
+                Answer::Status(status(refused))
+            }
+        }
+    }
+
+    pub(super) fn goodbye(
+        &mut self,
+        run: Option<&Run>,
+        cell: usize,
+        now: Now,
+        at: Moment,
+        scene: &mut Scene,
+    ) -> Answer {
+        let instance = run.and_then(|run| run.registration.instance.clone());
+        let registered = self
+            .registrations
+            .get(&cell)
+            .and_then(|known| known.instance.clone());
+        let named = match scene.missing {
+            Some(Safeguard::InstanceOfGoodbye) => None,
+            // Without a name nothing is remembered.
+            Some(Safeguard::Fence) if registered.is_none() || registered == instance => None,
+            _ => instance.as_ref(),
+        };
+        let result = self.registry.deregister(id(cell).as_str(), named, now);
+        scene.ledger.goodbye(cell, instance.as_ref(), &result, at);
+        match result {
+            Ok(_) => {
+                self.registrations.remove(&cell);
+                scene.coverage.saw(match run {
+                    Some(_) => Seen::GoodbyeTaken,
+                    None => Seen::OperatorDeregistered,
+                });
+                scene.has_changed = true;
+                scene.ledger.departed(self.revision(), 1);
+                Answer::Ok(None)
+            }
+            Err(refused) => {
+                scene.saw_refusal(What::Goodbye, refused);
+                Answer::Status(status(refused))
+            }
+        }
+    }
+
+    /// Ticks the clock.
+    pub(super) fn tick(&mut self, usual: Duration, scene: &Scene) {
+        let shortest = match scene.lacks(Safeguard::ShortTicks) {
+            true => None,
+            false => self.registry.shortest_lease(),
+        };
+        let now = scene.now - self.started;
+        let _ = self.clock.tick(shortest.unwrap_or(usual), now);
+        self.next_tick = self.started + self.clock.next_tick();
+    }
+
+    /// A pass of the reaper. Returns when to look again where nobody was to be taken out.
+    pub(super) fn pass(&mut self, bounds: Bounds, scene: &mut Scene) -> Option<Duration> {
+        let at = self.moment(scene);
+        while self.registry.count_late(at.lease, AT_ONCE) {}
+        let mut crowd = Crowd {
+            peers: self.registry.len(),
+            late: self.registry.late(),
+            any_stale: self.registry.any_stale(at.lease),
+        };
+        if scene.lacks(Safeguard::HoldCountsLate) {
+            crowd.late = scene.ledger.stale(at.lease);
+        }
+        if scene.lacks(Safeguard::HoldOnce)
+            && self.hold.held().is_some_and(|(_, until)| until <= at.lease)
+        {
+            self.hold = Hold::new(bounds.hold_min, bounds.interval);
+        }
+        if let Verdict::Held { begins, until } = self.hold.judge(crowd, at.lease) {
+            if begins {
+                scene.coverage.saw(Seen::HoldBegan);
+            }
+            scene.say(|_| format!("the pass is held: {crowd:?}"));
+            scene.ledger.pass(&[], true, at);
+            return Some(scene.now + until.since(at.lease));
+        }
+        let mut gone = Vec::new();
+        loop {
+            let departures = self.registry.reap(at.lease, AT_ONCE);
+            let more = departures.len() == AT_ONCE;
+            gone.extend(
+                departures
+                    .into_iter()
+                    .map(|left| (cell_of(&left.facts), left)),
+            );
+            if !more {
+                break;
+            }
+        }
+        for (cell, departure) in &gone {
+            self.registrations.remove(cell);
+            scene.coverage.saw(Seen::Reaped);
+            scene.say(|_| format!("c{cell} is reaped, silent for {:?}", departure.silent_for));
+        }
+        if gone.len() * 2 > crowd.peers && gone.len() >= bounds.hold_min.max(2) {
+            scene.coverage.saw(Seen::MassReaped);
+        }
+        scene.has_changed |= !gone.is_empty();
+        scene.ledger.pass(&gone, false, at);
+        scene.ledger.departed(self.revision(), gone.len());
+        None
+    }
+}
+
+fn status(refused: Refused) -> u16 {
+    match refused {
+        Refused::Unknown => 404,
+        Refused::Fenced | Refused::Overtaken => 409,
+        Refused::Full => 503,
+    }
+}
