@@ -30,6 +30,9 @@ const SHORT_ANSWER: u64 = 64 * 1024;
 /// The most read of a list: a million peers are some 220 MB.
 const LONG_ANSWER: u64 = 1024 * 1024 * 1024;
 
+/// The module whose log, at level trace, is every byte that is sent.
+pub(crate) const SHOWS_TOKENS: &str = "ureq_proto::util";
+
 /// How many characters of what discovery said are shown.
 const MOST_DETAIL: usize = 300;
 

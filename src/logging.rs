@@ -7,6 +7,7 @@ use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::client;
 use crate::wire;
 
 /// Starts the log, written to `sink`. `LOG_LEVEL` sets the level, else `RUST_LOG`, else
@@ -17,8 +18,7 @@ use crate::wire;
 pub fn start(default_level: &str, sink: impl Write + Send + 'static) -> Result<(), String> {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&filters(default_level)?);
-    // At trace it shows every byte that is sent, and so every token.
-    builder.filter_module("ureq_proto::util", LevelFilter::Off);
+    builder.filter_module(client::SHOWS_TOKENS, LevelFilter::Off);
     builder.target(env_logger::Target::Pipe(Box::new(sink)));
     let form = Form::of_stderr();
     builder.format(move |out, record| {
