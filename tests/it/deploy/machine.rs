@@ -319,3 +319,49 @@ fn the_service_works_with_its_socket_and_without() {
     machine.shell(&format!("systemctl restart {both}"));
     assert_eq!(machine.health(), 200);
 }
+
+#[test]
+fn the_units_have_their_tokens_from_a_file_that_only_root_can_read() {
+    const DELETE: &str = "/peer/alpha";
+    let Some(machine) = Machine::boot("tokens") else {
+        return;
+    };
+    let ask = |headers: &[&str]| request(&machine.discovery, "DELETE", DELETE, headers, b"").status;
+    machine.shell(&format!("cd /project\n{}", commands_of_the_readme()));
+    machine.both_are_listed();
+    assert_eq!(ask(&[]), 200);
+
+    // A file alone changes nothing.
+    machine.shell("mkdir /etc/aios-mesh; umask 077; echo one >/etc/aios-mesh/token");
+    let restart = "systemctl restart aios-discovery aios-cell@pure aios-cell@alpha";
+    machine.shell(restart);
+    machine.both_are_listed();
+    assert_eq!(ask(&[]), 200);
+    machine.shell(
+        "umask 077; cd /etc/aios-mesh; echo AIOS_TOKEN_FILE=token | tee discovery.env >cell.env",
+    );
+    for (tokens, wrong, right) in [("one", "two", "one"), ("two\\none", "three", "two")] {
+        machine.shell(&format!(
+            "printf '{tokens}\\n' >/etc/aios-mesh/token; {restart}"
+        ));
+        machine.both_are_listed();
+        assert_eq!(ask(&[]), 401);
+        assert_eq!(ask(&[&format!("Authorization: Bearer {wrong}")]), 401);
+        assert_eq!(ask(&[&format!("Authorization: Bearer {right}")]), 200);
+    }
+
+    // Without it nobody starts who was to have one.
+    machine.shell("rm /etc/aios-mesh/token");
+    for unit in ["aios-cell@pure", "aios-discovery"] {
+        let restart = machine.try_shell(&format!("systemctl restart {unit}"));
+        assert!(!restart.status.success(), "{unit}");
+        let log = machine.journal(unit);
+        assert!(log.contains("there is no token in it"), "{log}");
+    }
+    machine.shell("umask 077; echo one >/etc/aios-mesh/token");
+    wait_for("they are back", DONE, || {
+        machine.is_active("aios-cell@pure") && machine.is_active("aios-discovery")
+    });
+    machine.shell("systemctl restart aios-cell@alpha");
+    machine.both_are_listed();
+}
