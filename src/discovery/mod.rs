@@ -12,6 +12,7 @@ mod metrics;
 mod reaper;
 mod routes;
 mod settings;
+pub mod state;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

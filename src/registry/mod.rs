@@ -94,6 +94,8 @@ pub struct Accepted {
     pub facts: Arc<Facts>,
     /// What it did.
     pub change: Change,
+    /// Whether what is [`Kept`] of the peer is new, its level aside.
+    pub to_keep: bool,
     /// The lease the peer has.
     pub lease: Duration,
     /// The revision after it.
@@ -118,6 +120,8 @@ pub struct Renewal {
 pub struct Departure {
     /// Who it was.
     pub facts: Arc<Facts>,
+    /// Which run of the cell.
+    pub instance: Option<Instance>,
     /// How long it had been silent.
     pub silent_for: Duration,
 }
@@ -164,6 +168,90 @@ pub struct ListedPeer {
     pub level: f64,
     /// When that was.
     pub last_seen: SystemTime,
+}
+
+/// What is kept of a peer when discovery restarts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// Its place in the list.
+    pub place: u64,
+    /// What it said when it registered.
+    pub facts: Arc<Facts>,
+    /// Which run of the cell it is.
+    pub instance: Option<Instance>,
+    /// Its lease, where it has one of its own.
+    pub own_lease: Option<Duration>,
+    /// Its level.
+    pub level: f64,
+}
+
+impl Kept {
+    /// A peer that registered like this, at this place in the list.
+    #[must_use]
+    pub fn new(place: u64, registration: Registration) -> Self {
+        let (facts, run) = split(registration);
+        Self {
+            place,
+            facts: Arc::new(facts),
+            instance: run.instance,
+            own_lease: run.stale_after,
+            level: run.level,
+        }
+    }
+
+    /// The registration that makes it.
+    #[must_use]
+    pub fn registration(&self) -> Registration {
+        let facts = &*self.facts;
+        Registration {
+            cell_id: facts.cell_id.clone(),
+            ip: facts.ip.clone(),
+            port: facts.port,
+            consciousness_level: self.level,
+            services: facts.services.clone(),
+            branch: facts.branch.clone(),
+            kind: facts.kind.clone(),
+            hostname: facts.hostname.clone(),
+            instance: self.instance.clone(),
+            stale_after: self.own_lease,
+        }
+    }
+}
+
+/// A run of a cell that said goodbye.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The cell.
+    pub id: CellId,
+    /// The run.
+    pub instance: Instance,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// What a registration says that is not shown, or changes without one.
+struct Run {
+    instance: Option<Instance>,
+    level: f64,
+    stale_after: Option<Duration>,
+}
+
+fn split(registration: Registration) -> (Facts, Run) {
+    let facts = Facts {
+        cell_id: registration.cell_id,
+        ip: registration.ip,
+        port: registration.port,
+        services: registration.services,
+        branch: registration.branch,
+        kind: registration.kind,
+        hostname: registration.hostname,
+    };
+    let run = Run {
+        instance: registration.instance,
+        level: registration.consciousness_level,
+        stale_after: registration.stale_after,
+    };
+    (facts, run)
 }
 
 /// The peer map.
@@ -230,48 +318,33 @@ impl Registry {
     /// # Errors
     /// [`Refused::Overtaken`] and [`Refused::Full`].
     pub fn register(&mut self, registration: Registration, now: Now) -> Result<Accepted, Refused> {
-        let Registration {
-            cell_id,
-            ip,
-            port,
-            consciousness_level: level,
-            services,
-            branch,
-            kind,
-            hostname,
-            instance,
-            stale_after,
-        } = registration;
-        if let Some(instance) = &instance
-            && self.fence.refuses(&cell_id, instance, now.lease)
+        let (facts, run) = split(registration);
+        if let Some(instance) = &run.instance
+            && self.fence.refuses(&facts.cell_id, instance, now.lease)
         {
             return Err(Refused::Overtaken);
         }
-        let lease = stale_after.unwrap_or(self.limits.stale_after);
-        let facts = Facts {
-            cell_id,
-            ip,
-            port,
-            services,
-            branch,
-            kind,
-            hostname,
-        };
+        let lease = run.stale_after.unwrap_or(self.limits.stale_after);
+        let before = self.by_id.get(&facts.cell_id).map(|&slot| {
+            let peer = &self.peers[slot];
+            (peer.instance.clone(), peer.lease)
+        });
+        let is_kept_anew = before != Some((run.instance.clone(), lease));
         let (slot, change) = match self.by_id.get(&facts.cell_id) {
-            Some(&slot) => (slot, self.replace(slot, facts, instance, now)),
-            None => (self.add(facts, instance, now)?, Change::Joined),
+            Some(&slot) => (slot, self.replace(slot, facts, run.instance, now)),
+            None => (self.add(facts, run.instance, now)?, Change::Joined),
         };
         let peer = &mut self.peers[slot];
         peer.lease = lease;
-        peer.level = level;
+        peer.level = run.level;
         peer.last_seen = now.wall;
         peer.beat = now.lease;
         let facts = Arc::clone(&peer.facts);
         self.leases.renew(slot, lease, now.lease);
-        if !matches!(change, Change::Renewed) {
-            self.revision += 1;
-        }
+        let is_renewal = matches!(change, Change::Renewed);
+        self.revision += u64::from(!is_renewal);
         Ok(Accepted {
+            to_keep: !is_renewal || is_kept_anew,
             facts,
             change,
             lease,
@@ -318,7 +391,7 @@ impl Registry {
             // Without instances a new address is the only sign of another run.
             _ => peer.facts.ip != facts.ip || peer.facts.port != facts.port,
         };
-        peer.instance = instance;
+        let instance = std::mem::replace(&mut peer.instance, instance);
         let shown_differs = *peer.facts != facts;
         let old = if shown_differs {
             std::mem::replace(&mut peer.facts, Arc::new(facts))
@@ -328,6 +401,7 @@ impl Registry {
         match (other_run, shown_differs) {
             (true, _) => Change::Replaced(Departure {
                 facts: old,
+                instance,
                 silent_for: now.lease.since(peer.beat),
             }),
             (false, true) => Change::Updated,
@@ -385,6 +459,7 @@ impl Registry {
         let peer = self.remove(slot);
         Ok(Departure {
             silent_for: now.lease.since(peer.beat),
+            instance: peer.instance,
             facts: peer.facts,
         })
     }
@@ -397,8 +472,12 @@ impl Registry {
         while departures.len() < at_most
             && let Some((slot, silent_for)) = self.leases.stale(now)
         {
-            let facts = self.remove(slot).facts;
-            departures.push(Departure { facts, silent_for });
+            let peer = self.remove(slot);
+            departures.push(Departure {
+                facts: peer.facts,
+                instance: peer.instance,
+                silent_for,
+            });
         }
         departures
     }
@@ -446,6 +525,62 @@ impl Registry {
             peers,
             revision: self.revision,
         }
+    }
+
+    /// What is to be kept of a peer.
+    #[must_use]
+    pub fn kept(&self, id: &CellId) -> Option<Kept> {
+        self.by_id.get(id).map(|&slot| self.keep(slot))
+    }
+
+    /// What is to be kept of the first peers from `place` on, at most so many.
+    #[must_use]
+    pub fn kept_from(&self, place: u64, at_most: usize) -> Vec<Kept> {
+        let peers = self.by_place.range(place..).take(at_most);
+        peers.map(|(_, &slot)| self.keep(slot)).collect()
+    }
+
+    fn keep(&self, slot: usize) -> Kept {
+        let peer = &self.peers[slot];
+        Kept {
+            place: peer.place,
+            facts: Arc::clone(&peer.facts),
+            instance: peer.instance.clone(),
+            own_lease: (peer.lease != self.limits.stale_after).then_some(peer.lease),
+            level: peer.level,
+        }
+    }
+
+    /// Puts back what was kept into an empty map: every peer with a fresh lease, as if it had beaten
+    /// just now, more of them than are taken if need be; and the runs that may not come back, those
+    /// who left within the last minute. `revision` is one above which none was given out.
+    pub fn restore(&mut self, peers: Vec<Kept>, left: &[Left], revision: u64, now: Now) {
+        for kept in peers {
+            let id = kept.facts.cell_id.clone();
+            let lease = kept.own_lease.unwrap_or(self.limits.stale_after);
+            let slot = self.peers.insert(Peer {
+                facts: kept.facts,
+                instance: kept.instance,
+                lease,
+                level: kept.level,
+                last_seen: now.wall,
+                beat: now.lease,
+                place: kept.place,
+            });
+            self.by_id.insert(id, slot);
+            self.by_place.insert(kept.place, slot);
+            self.leases.renew(slot, lease, now.lease);
+            self.next_place = self.next_place.max(kept.place + 1);
+        }
+        for left in left {
+            // A clock that was set meanwhile must not let anybody back in.
+            let ago = now.wall.duration_since(left.at).unwrap_or_default();
+            if ago <= fence::REMEMBERED_FOR {
+                let id = left.id.as_str();
+                self.fence.has_left(id, &left.instance, true, now.lease);
+            }
+        }
+        self.revision = revision;
     }
 
     fn remove(&mut self, slot: usize) -> Peer {

@@ -265,3 +265,65 @@ fn a_flood_of_refused_goodbyes_does_not_bring_a_departed_run_back() {
     let late = registry.register(cell("a", Some("r")), at(3.0));
     assert_eq!(late.expect_err("it has left"), Refused::Overtaken);
 }
+
+#[test]
+fn what_is_kept_is_restored_in_its_place_with_a_fresh_lease() {
+    let mut before = registry();
+    let _ = register(&mut before, cell("a", Some("r1")), 0.0);
+    let mut short = cell("b", None);
+    short.stale_after = Some(Duration::from_secs(2));
+    let _ = register(&mut before, short, 1.0);
+    let _ = register(&mut before, cell("c", None), 2.0);
+    assert!(before.deregister("a", Some(&run("r1")), at(3.0)).is_ok());
+    let _ = register(&mut before, cell("a", Some("r2")), 4.0);
+    let mut kept = before.kept_from(0, 2);
+    let next = kept[1].place + 1;
+    kept.extend(before.kept_from(next, 2));
+    assert_eq!(before.kept(&kept[0].facts.cell_id).as_ref(), Some(&kept[0]));
+
+    let mut after = registry();
+    let left = |seconds| Left {
+        id: CellId::new("a").expect("valid"),
+        instance: run(&format!("left at {seconds}")),
+        at: at(seconds).wall,
+    };
+    after.restore(kept, &[left(30.0), left(45.0)], 1000, at(100.0));
+    assert_eq!(ids(&after), ["b", "c", "a"]);
+    assert_eq!(after.revision(), 1000);
+    // Each has its own lease, and it begins now.
+    assert!(after.reap(at(102.0).lease, 10).is_empty());
+    let reaped = after.reap(at(102.001).lease, 10);
+    assert_eq!(reaped[0].facts.cell_id.as_str(), "b");
+    // Instances still fence, and who left within the minute stays out.
+    let fenced = after.heartbeat(&beat("a", Some("r1")), at(103.0));
+    assert_eq!(fenced, Err(Refused::Fenced));
+    assert!(after.heartbeat(&beat("a", Some("r2")), at(103.0)).is_ok());
+    let late = cell("a", Some("left at 45"));
+    assert_eq!(
+        after.register(late, at(103.0)).map(|_| ()),
+        Err(Refused::Overtaken)
+    );
+    assert!(
+        after
+            .register(cell("a", Some("left at 30")), at(103.0))
+            .is_ok()
+    );
+    // Newcomers stand behind.
+    let _ = register(&mut after, cell("d", None), 104.0);
+    assert_eq!(ids(&after), ["c", "a", "d"]);
+}
+
+#[test]
+fn only_what_is_new_of_a_peer_is_to_be_kept() {
+    let mut registry = registry();
+    assert!(register(&mut registry, cell("a", None), 0.0).to_keep);
+    let mut louder = cell("a", None);
+    louder.consciousness_level = 9.0;
+    assert!(!register(&mut registry, louder, 1.0).to_keep);
+    assert!(register(&mut registry, cell("a", Some("r1")), 2.0).to_keep);
+    assert!(!register(&mut registry, cell("a", Some("r1")), 3.0).to_keep);
+    let mut longer = cell("a", Some("r1"));
+    longer.stale_after = Some(Duration::from_secs(60));
+    let accepted = register(&mut registry, longer, 4.0);
+    assert!(accepted.to_keep && matches!(accepted.change, Change::Renewed));
+}

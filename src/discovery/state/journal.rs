@@ -15,7 +15,6 @@
 //! revision was given out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -48,7 +47,7 @@ pub enum Entry {
     Revision(u64),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Header {
     epoch: String,
     revision: u64,
@@ -80,7 +79,7 @@ impl Writer {
             revision,
         };
         writer.line(&mut bytes, |line| {
-            let _ = write!(line, "{NAME} {VERSION} ");
+            line.extend_from_slice(format!("{NAME} {VERSION} ").as_bytes());
             json(line, &header);
         });
         (writer, bytes)
@@ -90,7 +89,7 @@ impl Writer {
     pub fn write(&mut self, entry: &Entry, bytes: &mut Vec<u8>) {
         self.line(bytes, |line| match entry {
             Entry::Peer(peer) => {
-                let _ = write!(line, "peer {} ", peer.place);
+                line.extend_from_slice(format!("peer {} ", peer.place).as_bytes());
                 json(line, &peer.registration());
             }
             Entry::Gone { id, left } => {
@@ -103,7 +102,7 @@ impl Writer {
                 json(line, &gone);
             }
             Entry::Revision(revision) => {
-                let _ = write!(line, "revision {revision}");
+                line.extend_from_slice(format!("revision {revision}").as_bytes());
             }
         });
     }
