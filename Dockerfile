@@ -11,10 +11,12 @@ RUN mkdir bin src && touch src/lib.rs \
  && cargo static
 COPY . .
 # COPY keeps the files' times, which are older than what was just built.
-RUN touch src/lib.rs bin/*.rs && cargo static --bin aios-discovery --bin aios-cell
+RUN touch src/lib.rs bin/*.rs && cargo static --bin aios-discovery --bin aios-cell && mkdir /state
 
 FROM scratch AS discovery
 COPY --from=build /src/target/*/release/aios-discovery /
+# A volume that is mounted here begins with this folder's owner.
+COPY --from=build --chown=65532:65532 /state /var/lib/aios-mesh
 USER 65532:65532
 EXPOSE 8001
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s --retries=3 CMD ["/aios-discovery", "--check"]

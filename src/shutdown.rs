@@ -83,6 +83,19 @@ impl Latch {
         guard.set
     }
 
+    /// Waits until the latch is set or until a [`Latch::wake`]. Returns whether it is set.
+    #[must_use]
+    pub fn wait_until_woken(&self) -> bool {
+        let guard = self.lock();
+        let mut guard = self
+            .inner
+            .changed
+            .wait_while(guard, |state| !state.set && !state.woken)
+            .unwrap_or_else(PoisonError::into_inner);
+        guard.woken = false;
+        guard.set
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.inner
             .state
@@ -111,6 +124,8 @@ mod tests {
         latch.wake();
         assert!(!latch.wait_for(Duration::from_secs(60)));
         assert!(!latch.wait_for(Duration::ZERO));
+        latch.wake();
+        assert!(!latch.wait_until_woken());
         latch.set();
         assert!(latch.wait_for(Duration::from_secs(60)));
     }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use super::routes::{OPENAPI, Route};
+use super::state::former::Former;
 use super::{Discovery, Settings};
 use crate::http::fuzzing::{Answer, request};
 use crate::http::{Handler, Method, Request};
@@ -39,7 +40,7 @@ pub fn routes(input: &[u8]) {
 
     let Some(Ok(discovery)) = SETTINGS
         .clone()
-        .map(|settings| Discovery::new(settings, None))
+        .map(|settings| Discovery::new(settings, None, Former::none("epoch".to_owned())))
     else {
         unreachable!("no discovery");
     };

@@ -15,6 +15,8 @@ pub(super) struct Metrics {
     /// Mass departures that were held.
     pub(super) holds: prometheus::IntCounter,
     held: prometheus::IntGauge,
+    state_behind: prometheus::IntGauge,
+    state_flaws: IntCounterVec,
     heartbeats: IntCounterVec,
     departures: IntCounterVec,
     requests: IntCounterVec,
@@ -65,6 +67,23 @@ impl Metrics {
                 prometheus::IntGauge::new(
                     "aios_discovery_hold",
                     "1 while a mass departure is held.",
+                ),
+            )?,
+            state_behind: exposition::register(
+                &registry,
+                prometheus::IntGauge::new(
+                    "aios_discovery_state_behind",
+                    "1 while the state file cannot be written.",
+                ),
+            )?,
+            state_flaws: exposition::register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "aios_discovery_state_flaws_total",
+                        "State files set aside by flaw: torn, corrupt, foreign or unreadable.",
+                    ),
+                    &["flaw"],
                 ),
             )?,
             heartbeats: exposition::register(
@@ -119,6 +138,9 @@ impl Metrics {
         for reason in [Reason::Deregistered, Reason::Reaped, Reason::Replaced] {
             metrics.departures.with_label_values(&[reason.label()]);
         }
+        for flaw in super::state::flaws() {
+            metrics.state_flaws.with_label_values(&[flaw]);
+        }
         Ok(metrics)
     }
 
@@ -132,6 +154,14 @@ impl Metrics {
 
     pub(super) fn set_hold(&self, is_held: bool) {
         self.held.set(i64::from(is_held));
+    }
+
+    pub(super) fn set_state_behind(&self, is_behind: bool) {
+        self.state_behind.set(i64::from(is_behind));
+    }
+
+    pub(super) fn state_flaw(&self, flaw: &str) {
+        self.state_flaws.with_label_values(&[flaw]).inc();
     }
 
     pub(super) fn request(&self, route: &str, status: u16, took: Duration) {

@@ -2,7 +2,8 @@
 //!
 //! `Discovery` guards the pure [`Registry`] and the clock its leases run on with one `Mutex`;
 //! whatever they say is logged and counted after the lock is free again. `routes` turns requests
-//! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock.
+//! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock, `state`
+//! keeps a file of it all for the next start.
 
 pub mod clock;
 #[cfg(any(test, fuzzing))]
@@ -21,13 +22,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::http::{Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
-use crate::registry::{self, Accepted, Change, List, Now, Refused, Registry, Renewal};
+use crate::registry::{self, Accepted, Change, Departure, List, Now, Refused, Registry, Renewal};
 use crate::shutdown::Latch;
 use crate::tokens::Tokens;
-use crate::wire::{Heartbeat, Instance, Registration, host_port};
+use crate::wire::{CellId, Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
 use hold::{Crowd, Hold, Verdict};
 use metrics::{BeatResult, Metrics, Reason};
+use state::Changes;
+use state::former::Former;
+use state::journal::Entry;
 
 pub use settings::Settings;
 
@@ -48,31 +52,44 @@ struct Discovery {
     /// that time in the map never runs backwards. Held for one operation on the map, never while
     /// anything is read, written, rendered or logged.
     map: Mutex<Map>,
+    /// Whether there was nothing known to start with, and whoever is alive needs time to say so.
+    settles: bool,
     /// What the reaper waits on; set at a stop.
     reaper: Latch,
+    /// What the thread that keeps the state file waits on; woken when something has changed.
+    state: Latch,
 }
 
 struct Map {
     registry: Registry,
     clock: LeaseClock,
     hold: Hold,
+    /// What is to be written to the state file, where there is one.
+    changes: Option<Changes>,
 }
 
 impl Discovery {
-    fn new(settings: Settings, tokens: Option<Arc<Tokens>>) -> Result<Self, Failure> {
+    fn new(
+        settings: Settings,
+        tokens: Option<Arc<Tokens>>,
+        former: Former,
+    ) -> Result<Self, Failure> {
         let started = Instant::now();
-        let registry = Registry::new(registry::Limits {
+        let mut registry = Registry::new(registry::Limits {
             stale_after: settings.stale_after,
             max_peers: settings.max_peers,
         });
+        let now = Now {
+            lease: registry::LeaseTime::default(),
+            wall: SystemTime::now(),
+        };
+        registry.restore(former.peers, &former.left, former.revision, now);
         let metrics = Metrics::new(&settings.id)
             .map_err(|e| Failure::new(format!("cannot set up the metrics: {e}")))?;
-        let epoch = getrandom::u64()
-            .map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;
         Ok(Self {
             tokens,
             my_host: settings.my_host(),
-            epoch: format!("{epoch:016x}"),
+            epoch: former.epoch,
             started,
             metrics,
             map: Mutex::new(Map {
@@ -82,8 +99,11 @@ impl Discovery {
                     settings.hold_min,
                     Settings::heartbeat_interval(settings.stale_after),
                 ),
+                changes: settings.state_file.as_ref().map(|_| Changes::default()),
             }),
+            settles: !former.is_all,
             reaper: Latch::new(),
+            state: Latch::new(),
             settings,
         })
     }
@@ -133,13 +153,17 @@ impl Discovery {
     }
 
     fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
-        let (accepted, is_short) = self.with_map(|map, now| {
+        let (accepted, is_short, wakes) = self.with_map(|map, now| {
             let accepted = map.registry.register(registration, now)?;
             let is_short = map.clock.heed(accepted.lease, now.lease);
-            Ok((accepted, is_short))
+            let wakes = accepted.to_keep && map.has_changed(&accepted.facts.cell_id, None);
+            Ok((accepted, is_short, wakes))
         })?;
         if is_short {
             self.reaper.wake();
+        }
+        if wakes {
+            self.state.wake();
         }
         self.metrics.registrations.inc();
         let facts = &accepted.facts;
@@ -177,8 +201,17 @@ impl Discovery {
     }
 
     fn deregister(&self, id: &str, instance: Option<&Instance>) -> Result<(), Refused> {
-        match self.with_map(|map, now| map.registry.deregister(id, instance, now)) {
-            Ok(departure) => {
+        let result = self.with_map(|map, now| {
+            let departure = map.registry.deregister(id, instance, now)?;
+            let left = instance.map(|instance| (instance.clone(), now.wall));
+            let wakes = map.has_changed(&departure.facts.cell_id, left);
+            Ok((departure, wakes))
+        });
+        match result {
+            Ok((departure, wakes)) => {
+                if wakes {
+                    self.state.wake();
+                }
                 self.metrics.departure(Reason::Deregistered);
                 log::info!("Peer deregistered gracefully: {}", departure.facts.cell_id);
                 Ok(())
@@ -188,6 +221,22 @@ impl Discovery {
                 Err(refused)
             }
         }
+    }
+
+    /// Takes out at most `at_most` peers that are stale.
+    fn reap(&self, at_most: usize) -> Vec<Departure> {
+        let (departures, wakes) = self.with_map(|map, now| {
+            let departures = map.registry.reap(now.lease, at_most);
+            let mut wakes = false;
+            for departure in &departures {
+                wakes |= map.has_changed(&departure.facts.cell_id, None);
+            }
+            (departures, wakes)
+        });
+        if wakes {
+            self.state.wake();
+        }
+        departures
     }
 
     fn peers(&self) -> usize {
@@ -204,14 +253,31 @@ impl Discovery {
         self.settling_at(self.with_map(|_, now| now))
     }
 
-    /// A discovery that starts knows nobody. Whoever is alive has had time to say so after one
+    /// A discovery that starts without state knows nobody. Whoever is alive has had time to say so after one
     /// stale threshold; until then its list is no truth.
     fn settling_at(&self, now: Now) -> Option<Duration> {
         let age = now.lease.since(registry::LeaseTime::default());
         self.settings
             .stale_after
             .checked_sub(age)
-            .filter(|left| !left.is_zero())
+            .filter(|left| self.settles && !left.is_zero())
+    }
+}
+
+impl Map {
+    /// Notes for the state file that what is kept of a peer is new, or that it is gone: `left` is
+    /// the run that said so itself, and when. Returns whether whoever writes it is to be woken.
+    fn has_changed(&mut self, id: &CellId, left: Option<(Instance, SystemTime)>) -> bool {
+        let Some(changes) = &mut self.changes else {
+            return false;
+        };
+        changes.push(match self.registry.kept(id) {
+            Some(kept) => Entry::Peer(kept),
+            None => Entry::Gone {
+                id: id.clone(),
+                left,
+            },
+        })
     }
 }
 
@@ -220,6 +286,7 @@ pub struct Running {
     server: Server,
     reaper: JoinHandle<()>,
     stop_reaper: Latch,
+    state: Option<state::Running>,
 }
 
 /// Starts discovery on the address its settings name.
@@ -255,15 +322,31 @@ fn start_on(listener: Listener, settings: Settings) -> Result<Running, Failure> 
         );
     }
 
-    let discovery = Arc::new(Discovery::new(settings, tokens)?);
+    let new_epoch =
+        getrandom::u64().map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;
+    let new_epoch = format!("{new_epoch:016x}");
+    // Only now: nobody who is in the way of another discovery touches its file.
+    let (former, opened) = match &settings.state_file {
+        None => (Former::none(new_epoch), None),
+        Some(path) => {
+            let (former, opened) = state::open(path, new_epoch)?;
+            (former, Some(opened))
+        }
+    };
+    let discovery = Arc::new(Discovery::new(settings, tokens, former)?);
     let stop_reaper = discovery.reaper.clone();
     let cannot = |e: std::io::Error| Failure::new(format!("cannot start a thread: {e}"));
+    let state = opened
+        .map(|opened| state::start(Arc::clone(&discovery), opened))
+        .transpose()
+        .map_err(cannot)?;
     let reaper = reaper::start(Arc::clone(&discovery)).map_err(cannot)?;
     let server = Server::start(listener, limits, discovery).map_err(cannot)?;
     Ok(Running {
         server,
         reaper,
         stop_reaper,
+        state,
     })
 }
 
@@ -296,6 +379,10 @@ impl Running {
         self.stop_reaper.set();
         // It ends the process before it ends any other way.
         let _ = self.reaper.join();
+        // Last, when nothing changes any more.
+        if let Some(state) = self.state {
+            state.stop();
+        }
     }
 }
 

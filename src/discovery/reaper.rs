@@ -74,7 +74,7 @@ fn pass(discovery: &Discovery) -> Option<Instant> {
         return Some(Instant::now() + left);
     }
     loop {
-        let departures = discovery.with_map(|map, now| map.registry.reap(now.lease, AT_ONCE));
+        let departures = discovery.reap(AT_ONCE);
         for departure in &departures {
             discovery.metrics.departure(Reason::Reaped);
             log::info!(

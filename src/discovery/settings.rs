@@ -48,6 +48,10 @@ pub struct Settings {
           value_parser = args::duration_within(Duration::from_millis(10)..=Duration::from_secs(3600)))]
     pub reap_every: Duration,
 
+    /// File the list is kept in over a restart [default: none, cells register again].
+    #[arg(long, env = "AIOS_STATE_FILE")]
+    pub state_file: Option<PathBuf>,
+
     /// File of tokens, one a line: whatever changes something needs one of them [default: none, whoever reaches discovery may change the list].
     #[arg(long, env = "AIOS_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -118,7 +122,7 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "id={} my-host={} branch={} level={} stale-after={} reap-every={} hold-min={} max-peers={} idle-timeout={} token-file={} protect-reads={}",
+            "id={} my-host={} branch={} level={} stale-after={} reap-every={} hold-min={} max-peers={} idle-timeout={} state-file={} token-file={} protect-reads={}",
             self.id,
             self.my_host(),
             self.branch,
@@ -128,6 +132,9 @@ impl fmt::Display for Settings {
             self.hold_min,
             self.max_peers,
             args::show_duration(self.idle_timeout),
+            self.state_file
+                .as_ref()
+                .map_or("none".into(), |path| path.to_string_lossy()),
             args::given(self.token_file.as_ref()),
             self.protect_reads
         )

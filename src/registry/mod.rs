@@ -229,6 +229,15 @@ pub struct Left {
     pub at: SystemTime,
 }
 
+impl Left {
+    /// Whether that run may still not come back, by what the wall clock shows.
+    #[must_use]
+    pub fn counts(&self, now: SystemTime) -> bool {
+        // A clock that was set meanwhile must not let anybody back in.
+        now.duration_since(self.at).unwrap_or_default() <= fence::REMEMBERED_FOR
+    }
+}
+
 /// What a registration says that is not shown, or changes without one.
 struct Run {
     instance: Option<Instance>,
@@ -572,13 +581,9 @@ impl Registry {
             self.leases.renew(slot, lease, now.lease);
             self.next_place = self.next_place.max(kept.place + 1);
         }
-        for left in left {
-            // A clock that was set meanwhile must not let anybody back in.
-            let ago = now.wall.duration_since(left.at).unwrap_or_default();
-            if ago <= fence::REMEMBERED_FOR {
-                let id = left.id.as_str();
-                self.fence.has_left(id, &left.instance, true, now.lease);
-            }
+        for left in left.iter().filter(|left| left.counts(now.wall)) {
+            let id = left.id.as_str();
+            self.fence.has_left(id, &left.instance, true, now.lease);
         }
         self.revision = revision;
     }

@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 /// What the first line says it is.
 const NAME: &str = "aios-mesh-state";
 /// The longest line taken, in bytes: a peer with all it may have, each character escaped.
-pub const MAX_LINE: usize = 256 * 1024;
+pub const MAX_LINE: u64 = 256 * 1024;
 /// Digits of a checksum.
 const DIGITS: usize = 8;
 
@@ -45,6 +45,17 @@ pub enum Entry {
     },
     /// No revision above this will be given out.
     Revision(u64),
+}
+
+impl Entry {
+    /// That this run said goodbye.
+    #[must_use]
+    pub fn left(left: &Left) -> Self {
+        Self::Gone {
+            id: left.id.clone(),
+            left: Some((left.instance.clone(), left.at)),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

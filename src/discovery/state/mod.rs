@@ -1,3 +1,124 @@
-//! What discovery knows, over a restart. So far the format it will be kept in: `journal`, pure.
+//! What discovery knows, over a restart: the state file.
+//!
+//! A change of membership is put into [`Changes`] under the lock of the map, so that the order of
+//! both is the same; a thread takes what has come together and appends it to the journal, a moment
+//! later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that one
+//! that was given out and not written is not given out again.
+//!
+//! `journal` is the format and `former` what is made of it at a start, both pure; `file` is where it
+//! is written, `keeper` the thread that does.
 
+mod file;
+pub mod former;
 pub mod journal;
+mod keeper;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::program::Failure;
+use crate::registry::Left;
+use file::{Anew, Flaw, Found, InUse, Journal, lines};
+use former::Former;
+use journal::{Entry, Writer};
+pub(super) use keeper::{Changes, Running, start};
+
+/// How many revisions are reserved ahead: enough for more than a minute of nothing but changes.
+const AHEAD: u64 = 10_000_000;
+
+/// A state file that was read, and is to be kept up from now on.
+pub(super) struct Opened {
+    path: PathBuf,
+    /// `None` where it cannot be written as things are.
+    journal: Option<(Journal, Writer)>,
+    reserved: u64,
+    left: Vec<Left>,
+    /// What was wrong with it.
+    flaw: Option<Flaw>,
+}
+
+/// Reads the state file, and makes it ready to be written. Whatever is wrong with it is logged.
+///
+/// # Errors
+/// One line when another process uses it.
+pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), Failure> {
+    let found = file::look(path).map_err(|InUse| {
+        Failure::new(format!(
+            "the state file {} is in use by another discovery; give each its own with --state-file",
+            path.display()
+        ))
+    })?;
+    let (recovered, journal, flaw) = match found {
+        Found::Nothing => (None, None, None),
+        Found::Journal(recovered, journal) => (Some(recovered), journal, None),
+        Found::Flawed(flaw, what, recovered) => {
+            let peers = recovered.as_ref().map(|it| it.peers.len());
+            set_aside(path, flaw, &what, peers);
+            (recovered, None, Some(flaw))
+        }
+    };
+    let writer = recovered.as_ref().map(|it| it.writer.clone());
+    let mut former = Former::of(recovered, new_epoch.clone());
+    let reserved = former.revision + AHEAD;
+    let ready = match (journal, writer) {
+        (Some(mut journal), Some(mut writer)) => {
+            let bytes = lines(&mut writer, [Entry::Revision(reserved)]);
+            journal.append(&bytes).map(|()| (journal, writer))
+        }
+        _ => write_former(path, &former, reserved),
+    };
+    let journal = ready
+        .map_err(|e| {
+            log::error!(
+                "cannot write the state file {}: {e}; going on without, and trying on",
+                path.display()
+            );
+            // Revisions that are given out now are not reserved.
+            former.epoch = new_epoch;
+        })
+        .ok();
+    if flaw.is_none() && former.is_all {
+        log::info!(
+            "{} peers are back from the state file {}",
+            former.peers.len(),
+            path.display()
+        );
+    }
+    let opened = Opened {
+        path: path.to_owned(),
+        journal,
+        reserved,
+        left: former.left.clone(),
+        flaw,
+    };
+    Ok((former, opened))
+}
+
+/// What is wrong with state files, as metrics label it.
+pub(super) fn flaws() -> impl Iterator<Item = &'static str> {
+    Flaw::ALL.into_iter().map(Flaw::name)
+}
+
+/// Gives a file that is not gone on with another name, and says what is wrong with it.
+fn set_aside(path: &Path, flaw: Flaw, what: &str, peers: Option<usize>) {
+    let aside = match file::set_aside(path, flaw) {
+        Ok(aside) => format!("it is kept as {}", aside.display()),
+        Err(e) => format!("it cannot be set aside: {e}"),
+    };
+    let used = match peers {
+        Some(peers) => format!("{peers} peers could be read"),
+        None => "starting without state".to_owned(),
+    };
+    log::warn!("the state file {} {what}; {used}; {aside}", path.display());
+}
+
+fn write_former(path: &Path, former: &Former, reserved: u64) -> io::Result<(Journal, Writer)> {
+    let (mut writer, header) = Writer::begin(&former.epoch, reserved);
+    let mut anew = Anew::begin(path, &header)?;
+    // Before the peers, for a later run of theirs may be among them.
+    anew.append(&lines(&mut writer, former.left.iter().map(Entry::left)))?;
+    for peer in &former.peers {
+        anew.append(&lines(&mut writer, [Entry::Peer(peer.clone())]))?;
+    }
+    Ok((anew.finish(None)?, writer))
+}

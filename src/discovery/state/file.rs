@@ -1,0 +1,308 @@
+//! The state file: opened, appended to, written anew. Every step is on the disk before the next.
+//!
+//! Nothing that is wrong with it keeps discovery from running: what cannot be read is set aside
+//! under another name, what cannot be written is kept and tried again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use super::journal::{Condition, Entry, Foreign, MAX_LINE, Reader, Recovered, Writer};
+
+/// What is wrong with a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    Torn,
+    Corrupt,
+    Foreign,
+    Unreadable,
+}
+
+impl Flaw {
+    pub(super) const ALL: [Self; 4] = [Self::Torn, Self::Corrupt, Self::Foreign, Self::Unreadable];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Torn => "torn",
+            Self::Corrupt => "corrupt",
+            Self::Foreign => "foreign",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// What is found at a path.
+pub(super) enum Found {
+    Nothing,
+    /// What it says, and the file where it can be written.
+    Journal(Recovered, Option<Journal>),
+    /// Something is wrong with it, said in words; what could be read of it.
+    Flawed(Flaw, String, Option<Recovered>),
+}
+
+/// Why there is nothing to find: another process has the file.
+pub(super) struct InUse;
+
+/// A journal that can be appended to.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    length: u64,
+    /// How long it was when it was written anew.
+    compact: u64,
+}
+
+/// Looks at `path`.
+pub(super) fn look(path: &Path) -> Result<Found, InUse> {
+    let unreadable =
+        |e: io::Error| Found::Flawed(Flaw::Unreadable, format!("cannot be read: {e}"), None);
+    loop {
+        match fs::metadata(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(e) => return Ok(unreadable(e)),
+            // A pipe would be waited for.
+            Ok(metadata) if !metadata.is_file() => {
+                return Ok(unreadable(io::Error::other("it is not a file")));
+            }
+            Ok(_) => {}
+        }
+        let writable = OpenOptions::new().read(true).write(true).open(path);
+        let is_writable = writable.is_ok();
+        let file = match writable.or_else(|_| File::open(path)) {
+            Err(e) => return Ok(unreadable(e)),
+            Ok(file) => file,
+        };
+        lock(&file)?;
+        // Whoever had it until now may have written it anew, and this is the old one.
+        if is_at(&file, path).unwrap_or(true) {
+            return Ok(judge(file, is_writable).unwrap_or_else(unreadable));
+        }
+    }
+}
+
+/// Reads the file, and sees what it is worth.
+fn judge(file: File, is_writable: bool) -> io::Result<Found> {
+    let (length, read) = read(&file)?;
+    let recovered = match read {
+        Err(Foreign::Version(version)) => {
+            let what =
+                format!("is in version {version} of the format, which this program does not know");
+            return Ok(Found::Flawed(Flaw::Foreign, what, None));
+        }
+        Err(Foreign::Unknown) => {
+            let what = "is something else than a state file".to_owned();
+            return Ok(Found::Flawed(Flaw::Foreign, what, None));
+        }
+        Ok(recovered) => recovered,
+    };
+    Ok(match recovered {
+        None if length == 0 => Found::Nothing,
+        Some(recovered) if recovered.condition == Condition::Whole => {
+            let journal = is_writable.then_some(Journal {
+                file,
+                length,
+                compact: length,
+            });
+            Found::Journal(recovered, journal)
+        }
+        Some(recovered) if recovered.condition == Condition::Torn => {
+            let what = "ends in the middle of a line".to_owned();
+            Found::Flawed(Flaw::Torn, what, Some(recovered))
+        }
+        damaged => Found::Flawed(Flaw::Corrupt, "is damaged".to_owned(), damaged),
+    })
+}
+
+/// How long the file is as far as there was use in reading it, and what it says.
+fn read(file: &File) -> io::Result<(u64, Result<Option<Recovered>, Foreign>)> {
+    let mut input = BufReader::with_capacity(1 << 20, file);
+    let mut reader = Reader::default();
+    let mut line = Vec::new();
+    let mut length = 0;
+    loop {
+        line.clear();
+        let count = input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if count == 0 {
+            return Ok((length, Ok(reader.finish())));
+        }
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        length += count;
+        if count == MAX_LINE && !line.ends_with(b"\n") {
+            // Nobody was stopped in the middle of such a line: none is written.
+            line.push(b'\n');
+        }
+        match reader.take(&line) {
+            Ok(true) => {}
+            Ok(false) => return Ok((length, Ok(reader.finish()))),
+            Err(foreign) => return Ok((length, Err(foreign))),
+        }
+    }
+}
+
+/// Two discoveries would write over each other's state.
+fn lock(file: &File) -> Result<(), InUse> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(InUse),
+        // Some file systems know no locks.
+        _ => Ok(()),
+    }
+}
+
+/// Whether `file` is what stands at `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let [open, there] = [file.metadata()?, fs::metadata(path)?];
+    Ok((open.dev(), open.ino()) == (there.dev(), there.ino()))
+}
+
+/// Gives a file that is not used any further another name, beside the one it has until that is
+/// written anew.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub(super) fn set_aside(path: &Path, flaw: Flaw) -> io::Result<PathBuf> {
+    let aside = beside(path, flaw.name());
+    if fs::symlink_metadata(&aside).is_ok_and(|old| old.is_file()) {
+        fs::remove_file(&aside)?;
+    }
+    // A link keeps what can be read in its place for a start that fails half way. Folders and the
+    // files of others have none.
+    fs::hard_link(path, &aside).or_else(|_| fs::rename(path, &aside))?;
+    Ok(aside)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// A journal that is written beside the old one, and takes its place when it is all there.
+pub(super) struct Anew<'a> {
+    path: &'a Path,
+    beside: PathBuf,
+    file: BufWriter<File>,
+    length: u64,
+}
+
+impl<'a> Anew<'a> {
+    /// # Errors
+    /// When the file cannot be made or written.
+    pub(super) fn begin(path: &'a Path, header: &[u8]) -> io::Result<Self> {
+        let beside = beside(path, "new");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            // Not through a link that somebody else has put there.
+            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
+            .open(&beside)?;
+        let mut anew = Self {
+            path,
+            beside,
+            file: BufWriter::with_capacity(1 << 20, file),
+            length: 0,
+        };
+        anew.append(header)?;
+        Ok(anew)
+    }
+
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    /// Sees to it that what was appended so far is on the disk, so that it does not all have to get
+    /// there at the end.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_data()
+    }
+
+    /// Puts it in the place of `old`, or of whatever stands there and is nobody's.
+    ///
+    /// # Errors
+    /// When that does not reach the disk.
+    pub(super) fn finish(mut self, old: Option<&Journal>) -> io::Result<Journal> {
+        let in_use = |InUse| io::Error::other("it is in use by another process");
+        if !old.is_some_and(|old| old.is_at(self.path))
+            && fs::metadata(self.path).is_ok_and(|there| there.is_file())
+            && let Ok(there) = File::open(self.path)
+        {
+            lock(&there).map_err(in_use)?;
+        }
+        self.file.flush()?;
+        let file = self.file.get_ref().try_clone()?;
+        file.sync_all()?;
+        lock(&file).map_err(in_use)?;
+        fs::rename(&self.beside, self.path)?;
+        let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(Journal {
+            file,
+            length: self.length,
+            compact: self.length,
+        })
+    }
+}
+
+impl Drop for Anew<'_> {
+    /// What was not finished takes no room on a disk that may be full.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.beside);
+    }
+}
+
+impl Journal {
+    /// Appends `bytes`, and returns when they are on the disk.
+    ///
+    /// # Errors
+    /// When they are not; what was written of them is taken back as far as that can be done.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self
+            .file
+            .write_all_at(bytes, self.length)
+            .and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => {
+                self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                Ok(())
+            }
+            Err(e) => {
+                let _ = self.file.set_len(self.length);
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether it is still what stands at `path`: somebody may have tidied up.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        is_at(&self.file, path).unwrap_or(false)
+    }
+
+    /// Whether so much was appended that it is worth writing it anew.
+    pub(super) fn is_long(&self) -> bool {
+        const LEAST: u64 = 1 << 20;
+        self.length > 2 * self.compact + LEAST
+    }
+}
+
+/// The lines of `entries`, in one piece.
+pub(super) fn lines(writer: &mut Writer, entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        writer.write(&entry, &mut bytes);
+    }
+    bytes
+}
