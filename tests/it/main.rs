@@ -13,6 +13,7 @@ mod deploy;
 mod door;
 mod lifecycle;
 mod python;
+mod state;
 mod support;
 mod tidy;
 #[cfg(feature = "tls")]

@@ -131,6 +131,12 @@ pub fn succeeds(command: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Whether what is measured is measured for as long and as often as it is promised, and not in the
+/// short form that a change has to pass.
+pub fn full_form() -> bool {
+    std::env::var_os("AIOS_TEST_FULL").is_some_and(|value| value == "1")
+}
+
 /// Says that a test needs something this machine does not have. In CI that is a failure.
 pub fn skip(test: &str, missing: &str) {
     assert!(

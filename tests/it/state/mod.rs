@@ -1,0 +1,75 @@
+//! A discovery that comes back: what its state file brings, and what it does not get in the way of.
+
+mod flaws;
+mod kills;
+mod restarts;
+mod room;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{
+    Child, SOON, discovery, full_form, ids, pause, report, run, skip, succeeds, wait_for,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A folder for a state file, and the file's name.
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("discovery.state");
+    (folder, file)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A discovery with that state file.
+fn with_state(file: &Path, flags: &[&str]) -> Child {
+    discovery(&[&["--state-file", text(file)], flags].concat())
+}
+
+fn register(discovery: &Child, id: &str, more: &str) {
+    let body = format!(r#"{{"cell_id":"{id}","ip":"10.0.0.1","port":7{more}}}"#);
+    let answer = discovery.post("/register", &body);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+fn list(discovery: &Child) -> Value {
+    discovery.get("/peers").json()
+}
+
+fn revision(list: &Value) -> u64 {
+    list["revision"].as_u64().expect("a number")
+}
+
+/// A figure of discovery's.
+fn metric(discovery: &Child, name: &str, label: &str) -> f64 {
+    let metrics = discovery.get("/metrics");
+    let line = metrics.text().lines().find(|line| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
+    });
+    let value = line.and_then(|line| line.rsplit_once(' '));
+    let (_, value) = value.unwrap_or_else(|| panic!("no {name} in {}", metrics.text()));
+    value.parse().expect("a number")
+}
+
+fn kill(mut discovery: Child) {
+    discovery.signal(rustix::process::Signal::KILL);
+    discovery.wait(SOON);
+}
+
+fn stop(mut discovery: Child) {
+    discovery.signal(rustix::process::Signal::TERM);
+    assert_eq!(discovery.wait(SOON).0.code(), Some(0));
+}
+
+/// Waits until what has happened so far is in the file: as long as it may take.
+fn let_it_be_written() {
+    pause(SECOND);
+}
