@@ -1,6 +1,7 @@
 //! A cell falls silent, or discovery does.
 
 use super::*;
+use crate::support::{Answer, Connection, full_form, register};
 
 #[test]
 fn a_killed_cell_is_gone_15_to_20_seconds_after_its_last_beat() {
@@ -63,6 +64,76 @@ fn a_discovery_that_was_stopped_gives_everybody_the_time_back() {
     let log = discovery.log().join("\n");
     assert!(!log.contains("Reaping"), "{log}");
     assert!(!log.contains("unknown peer"), "{log}");
+}
+
+#[test]
+fn a_stop_of_discovery_costs_no_member_its_place_and_none_hears_that_it_is_unknown() {
+    const CELLS: usize = 100;
+    // In the short form everything is five times as fast.
+    let (flags, every, stop) = match full_form() {
+        true => (&[][..], 5 * SECOND, 60 * SECOND),
+        false => (
+            &["--stale-after", "3s", "--reap-every", "1s"][..],
+            SECOND,
+            12 * SECOND,
+        ),
+    };
+    let discovery = discovery(flags);
+    for n in 0..CELLS {
+        register(&discovery, &n.to_string());
+    }
+    let done = Latch::new();
+    std::thread::scope(|scope| {
+        let cells: Vec<_> = (0..CELLS)
+            .map(|n| {
+                let (discovery, done) = (&discovery, &done);
+                scope.spawn(move || {
+                    let body = format!(r#"{{"cell_id":"{n}"}}"#);
+                    let share = every / u32::try_from(CELLS).expect("few");
+                    let mut next = Instant::now() + share * u32::try_from(n).expect("few");
+                    let mut beats = 0;
+                    while !done.wait_until(next) {
+                        // It waits through the stop, which is what the kernel does with it.
+                        let answer = beat_patiently(&discovery.address, &body);
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        beats += 1;
+                        next = (next + every).max(Instant::now());
+                    }
+                    beats
+                })
+            })
+            .collect();
+        crate::support::pause(2 * every);
+        discovery.signal(Signal::STOP);
+        crate::support::pause(stop);
+        discovery.signal(Signal::CONT);
+        holds_for("all are listed", 5 * every, || {
+            ids(&discovery).len() == CELLS
+        });
+        done.set();
+        let beats: usize = cells
+            .into_iter()
+            .map(|cell| cell.join().expect("none is unknown"))
+            .sum();
+        report(&format!(
+            "SIGSTOP for {stop:?}: {CELLS} members, none lost, {beats} beats, none answered 404"
+        ));
+    });
+    let log = discovery.log().join("\n");
+    assert!(!log.contains("Reaping"), "{log}");
+}
+
+/// A beat that is answered in the end.
+fn beat_patiently(address: &str, body: &str) -> Answer {
+    let mut connection = Connection::to(address);
+    let patience = Some(120 * SECOND);
+    connection.stream.set_read_timeout(patience).expect("set");
+    let length = body.len();
+    let request = format!(
+        "POST /heartbeat HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    connection.send(request.as_bytes());
+    connection.answer().expect("an answer")
 }
 
 #[test]
