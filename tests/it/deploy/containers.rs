@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{file, said, static_binary};
-use crate::support::{ids_at, last_seen_at, pause, peers_at, report, skip, succeeds, wait_for};
+use crate::support::{
+    ids_at, last_seen_at, pause, peers_at, report, request, skip, succeeds, wait_for,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long a container may take to start or stop, on a machine with much else to do.
@@ -98,7 +100,7 @@ impl Drop for Mesh {
             let logs = logs.map(|output| output.stdout).unwrap_or_default();
             eprintln!("{}", String::from_utf8_lossy(&logs));
         }
-        let down = ["down", "--rmi", "all", "--timeout", "3"];
+        let down = ["down", "--rmi", "all", "--volumes", "--timeout", "3"];
         let _ = self.compose().args(down).output();
     }
 }
@@ -243,6 +245,23 @@ fn the_mesh_in_containers_sees_its_cells_stop_start_die_and_get_lost() {
     assert!(took < 6 * SECOND, "{took:?}");
     assert_eq!(mesh.look("aios-cell-alpha", identity), before);
 
+    // In a container that is new, discovery knows what the old one knew.
+    let epoch = |at: &str| request(at, "GET", "/peers", &[], b"").json()["epoch"].clone();
+    let before = epoch(&at);
+    let recreate = ["up", "--detach", "--no-deps", "--force-recreate"];
+    said(mesh.compose().args(recreate).arg("aios-discovery"));
+    let at = mesh.address("aios-discovery", "8001");
+    wait_for("discovery is healthy", STARTED, || {
+        mesh.look("aios-discovery", "{{.State.Health.Status}}") == "healthy"
+    });
+    assert_eq!(ids_at(&at), ["alpha"]);
+    assert_eq!(epoch(&at), before);
+    let log = || {
+        let logs = ["logs", "--no-color", "aios-discovery"];
+        said(mesh.compose().args(logs))
+    };
+    assert!(log().contains("1 peers are back from the state file"));
+
     // All of it stopped, each says goodbye before discovery goes.
     said(mesh.compose().args(["stop"]));
     for container in ["aios-discovery", "aios-cell-alpha"] {
@@ -252,10 +271,7 @@ fn the_mesh_in_containers_sees_its_cells_stop_start_die_and_get_lost() {
             "{container}"
         );
     }
-    let log = said(
-        mesh.compose()
-            .args(["logs", "--no-color", "aios-discovery"]),
-    );
+    let log = log();
     assert!(
         log.contains("Peer deregistered gracefully: alpha\n"),
         "{log}"
