@@ -29,7 +29,7 @@ use crate::wire::{CellId, Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
 use hold::{Crowd, Hold, Verdict};
 use metrics::{BeatResult, Metrics, Reason};
-use state::Changes;
+use state::book::Changes;
 use state::former::Former;
 use state::journal::Entry;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::journal::{Condition, Entry, Foreign, MAX_LINE, Reader, Recovered, Writer};
+use super::journal::{Condition, Foreign, MAX_LINE, Reader, Recovered};
 
 /// What is wrong with a state file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,13 +296,4 @@ impl Journal {
         const LEAST: u64 = 1 << 20;
         self.length > 2 * self.compact + LEAST
     }
-}
-
-/// The lines of `entries`, in one piece.
-pub(super) fn lines(writer: &mut Writer, entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for entry in entries {
-        writer.write(&entry, &mut bytes);
-    }
-    bytes
 }

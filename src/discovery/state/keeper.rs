@@ -1,17 +1,15 @@
 //! The thread that keeps the state file up with the map.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::file::{Anew, Journal, lines};
-use super::journal::{Entry, Writer};
+use super::book::{Book, Changes, Goodbyes, Rewriting};
+use super::file::{Anew, Journal};
 use super::{AHEAD, Opened};
 use crate::discovery::Discovery;
-use crate::registry::Left;
 use crate::shutdown::Latch;
 use crate::vital;
 
@@ -22,33 +20,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often it is said that something cannot be written, and how often it is tried to write a
 /// journal anew that does as it is.
 const SELDOM: Duration = Duration::from_secs(60);
-/// The most changes that are kept for the thread. Beyond, all of it is written anew.
-const MOST_CHANGES: usize = 100_000;
 /// The most bytes of changes that could not be written.
 const MOST_BYTES: usize = 16 << 20;
 /// How many peers are copied under one hold of the lock.
 const AT_ONCE: usize = 256;
-
-/// Changes that are to be written, in the order in which they were made.
-#[derive(Debug, Default)]
-pub(in crate::discovery) struct Changes {
-    entries: Vec<Entry>,
-    /// Whether there were more than are kept.
-    too_many: bool,
-}
-
-impl Changes {
-    /// Takes one more. Returns whether it is the first, for which the thread is to be woken.
-    pub(in crate::discovery) fn push(&mut self, entry: Entry) -> bool {
-        let is_first = self.entries.is_empty();
-        if self.entries.len() < MOST_CHANGES {
-            self.entries.push(entry);
-        } else {
-            self.too_many = true;
-        }
-        is_first
-    }
-}
 
 /// The thread, until [`Running::stop`].
 pub(in crate::discovery) struct Running {
@@ -79,8 +54,7 @@ pub(in crate::discovery) fn start(
         path: opened.path,
         journal: opened.journal,
         unwritten: Vec::new(),
-        reserved: opened.reserved,
-        left: opened.left.into(),
+        goodbyes: opened.goodbyes,
         is_behind,
         // It was said at the start.
         complained: is_behind.then(Instant::now),
@@ -95,12 +69,10 @@ struct Keeper {
     discovery: Arc<Discovery>,
     path: PathBuf,
     /// `None`: it has to be written anew.
-    journal: Option<(Journal, Writer)>,
+    journal: Option<(Journal, Book)>,
     /// Lines that go on where the journal ends, and could not be written yet.
     unwritten: Vec<u8>,
-    reserved: u64,
-    /// Who said goodbye, oldest first: it is not in the map, and has to be written anew, too.
-    left: VecDeque<Left>,
+    goodbyes: Goodbyes,
     /// Whether something could not be written.
     is_behind: bool,
     complained: Option<Instant>,
@@ -183,40 +155,17 @@ impl Keeper {
             let changes = map.changes.as_mut().map(std::mem::take);
             (changes.unwrap_or_default(), map.registry.revision())
         });
-        for entry in &changes.entries {
-            if let Entry::Gone {
-                id,
-                left: Some((instance, at)),
-            } = entry
-            {
-                self.left.push_back(Left {
-                    id: id.clone(),
-                    instance: instance.clone(),
-                    at: *at,
-                });
-            }
-        }
-        let now = SystemTime::now();
-        let is_over = |left: &Left| !left.counts(now);
-        while self.left.len() > MOST_CHANGES || self.left.front().is_some_and(is_over) {
-            self.left.pop_front();
-        }
+        self.goodbyes.note(&changes.entries, SystemTime::now());
         (changes, revision)
     }
 
     /// Appends what has changed to the journal, if there is one.
     fn append(&mut self) -> io::Result<()> {
         let (changes, revision) = self.take_changes();
-        let Some((journal, writer)) = &mut self.journal else {
+        let Some((journal, book)) = &mut self.journal else {
             return Ok(());
         };
-        for entry in &changes.entries {
-            writer.write(entry, &mut self.unwritten);
-        }
-        if self.reserved < revision + AHEAD / 2 {
-            self.reserved = revision + AHEAD;
-            writer.write(&Entry::Revision(self.reserved), &mut self.unwritten);
-        }
+        book.write(&changes.entries, revision, &mut self.unwritten);
         let written = match self.unwritten.is_empty() {
             true => Ok(()),
             false => journal.append(&self.unwritten),
@@ -239,53 +188,44 @@ impl Keeper {
     }
 
     /// Writes all there is into a new file, which takes the place of the old. Changes that are made
-    /// meanwhile are appended to the old one in time, and to the new one at its end: there they may
-    /// stand a second time, which says nothing new.
+    /// meanwhile are appended to the old one in time, and to the new one at its end.
     fn write_anew(&mut self, ahead: u64) -> io::Result<()> {
         let revision = self.discovery.with_map(|map, _| map.registry.revision());
-        let mut reserved = revision + ahead;
-        let (mut writer, header) = Writer::begin(&self.discovery.epoch, reserved);
+        let epoch = &self.discovery.epoch;
+        let (mut rewriting, bytes) = Rewriting::begin(epoch, revision, ahead, &self.goodbyes);
         let path = self.path.clone();
-        let mut anew = Anew::begin(&path, &header)?;
-        // Before the peers, for a later run of theirs may be among them.
-        anew.append(&lines(&mut writer, self.left.iter().map(Entry::left)))?;
-        let mut meanwhile = Vec::new();
+        let mut anew = Anew::begin(&path, &bytes)?;
         let mut synced = Instant::now();
-        let mut place = 0;
         loop {
+            let place = rewriting.place();
             let peers = self
                 .discovery
                 .with_map(|map, _| map.registry.kept_from(place, AT_ONCE));
-            let Some(last) = peers.last() else { break };
-            place = last.place + 1;
-            anew.append(&lines(&mut writer, peers.into_iter().map(Entry::Peer)))?;
+            if peers.is_empty() {
+                break;
+            }
+            anew.append(&rewriting.peers(peers))?;
             if synced.elapsed() >= GATHER {
-                self.append_meanwhile(&mut meanwhile)?;
+                self.append_meanwhile(&mut rewriting)?;
                 anew.sync()?;
                 synced = Instant::now();
             }
         }
-        let revision = self.append_meanwhile(&mut meanwhile)?;
-        anew.append(&lines(&mut writer, meanwhile))?;
-        if reserved < revision {
-            reserved = revision + ahead;
-            anew.append(&lines(&mut writer, [Entry::Revision(reserved)]))?;
-        }
+        let revision = self.append_meanwhile(&mut rewriting)?;
+        let (book, bytes) = rewriting.end(revision);
+        anew.append(&bytes)?;
         let old = self.journal.as_ref().map(|(journal, _)| journal);
-        self.journal = Some((anew.finish(old)?, writer));
+        self.journal = Some((anew.finish(old)?, book));
         self.unwritten.clear();
-        self.reserved = reserved;
         Ok(())
     }
 
-    /// Appends what has changed to the journal that still counts, and to `meanwhile`. Returns the
-    /// revision.
-    fn append_meanwhile(&mut self, meanwhile: &mut Vec<Entry>) -> io::Result<u64> {
+    /// Appends what has changed to the journal that still counts, and notes it for the new one.
+    /// Returns the revision.
+    fn append_meanwhile(&mut self, rewriting: &mut Rewriting) -> io::Result<u64> {
         let (changes, revision) = self.take_changes();
-        if let Some((journal, writer)) = &mut self.journal {
-            for entry in &changes.entries {
-                writer.write(entry, &mut self.unwritten);
-            }
+        if let Some((journal, book)) = &mut self.journal {
+            book.write(&changes.entries, revision, &mut self.unwritten);
             // If not now, then with the rest in a moment.
             if !self.unwritten.is_empty() && journal.append(&self.unwritten).is_ok() {
                 self.unwritten.clear();
@@ -295,7 +235,7 @@ impl Keeper {
             self.journal = None;
             return Err(io::Error::other("it changes faster than it is written"));
         }
-        meanwhile.extend(changes.entries);
+        rewriting.changed(changes.entries);
         Ok(revision)
     }
 }

@@ -5,9 +5,10 @@
 //! later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that one
 //! that was given out and not written is not given out again.
 //!
-//! `journal` is the format and `former` what is made of it at a start, both pure; `file` is where it
-//! is written, `keeper` the thread that does.
+//! `journal` is the format, `book` what is written in it and `former` what is made of that at a
+//! start, all pure; `file` is where it is written, `keeper` the thread that does.
 
+pub mod book;
 mod file;
 pub mod former;
 pub mod journal;
@@ -17,11 +18,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::program::Failure;
-use crate::registry::Left;
-use file::{Anew, Flaw, Found, InUse, Journal, lines};
+use book::{Book, Goodbyes, Rewriting};
+use file::{Anew, Flaw, Found, InUse, Journal};
 use former::Former;
-use journal::{Entry, Writer};
-pub(super) use keeper::{Changes, Running, start};
+pub(super) use keeper::{Running, start};
 
 /// How many revisions are reserved ahead: enough for more than a minute of nothing but changes.
 const AHEAD: u64 = 10_000_000;
@@ -30,9 +30,8 @@ const AHEAD: u64 = 10_000_000;
 pub(super) struct Opened {
     path: PathBuf,
     /// `None` where it cannot be written as things are.
-    journal: Option<(Journal, Writer)>,
-    reserved: u64,
-    left: Vec<Left>,
+    journal: Option<(Journal, Book)>,
+    goodbyes: Goodbyes,
     /// What was wrong with it.
     flaw: Option<Flaw>,
 }
@@ -59,13 +58,13 @@ pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), F
     };
     let writer = recovered.as_ref().map(|it| it.writer.clone());
     let mut former = Former::of(recovered, new_epoch.clone());
-    let reserved = former.revision + AHEAD;
+    let goodbyes = Goodbyes::new(former.left.clone());
     let ready = match (journal, writer) {
-        (Some(mut journal), Some(mut writer)) => {
-            let bytes = lines(&mut writer, [Entry::Revision(reserved)]);
-            journal.append(&bytes).map(|()| (journal, writer))
+        (Some(mut journal), Some(writer)) => {
+            let (book, bytes) = Book::go_on(writer, former.revision, AHEAD);
+            journal.append(&bytes).map(|()| (journal, book))
         }
-        _ => write_former(path, &former, reserved),
+        _ => write_former(path, &former, &goodbyes),
     };
     let journal = ready
         .map_err(|e| {
@@ -87,8 +86,7 @@ pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), F
     let opened = Opened {
         path: path.to_owned(),
         journal,
-        reserved,
-        left: former.left.clone(),
+        goodbyes,
         flaw,
     };
     Ok((former, opened))
@@ -112,13 +110,16 @@ fn set_aside(path: &Path, flaw: Flaw, what: &str, peers: Option<usize>) {
     log::warn!("the state file {} {what}; {used}; {aside}", path.display());
 }
 
-fn write_former(path: &Path, former: &Former, reserved: u64) -> io::Result<(Journal, Writer)> {
-    let (mut writer, header) = Writer::begin(&former.epoch, reserved);
-    let mut anew = Anew::begin(path, &header)?;
-    // Before the peers, for a later run of theirs may be among them.
-    anew.append(&lines(&mut writer, former.left.iter().map(Entry::left)))?;
+fn write_former(path: &Path, former: &Former, goodbyes: &Goodbyes) -> io::Result<(Journal, Book)> {
+    let Former {
+        epoch, revision, ..
+    } = former;
+    let (mut rewriting, bytes) = Rewriting::begin(epoch, *revision, AHEAD, goodbyes);
+    let mut anew = Anew::begin(path, &bytes)?;
     for peer in &former.peers {
-        anew.append(&lines(&mut writer, [Entry::Peer(peer.clone())]))?;
+        anew.append(&rewriting.peers([peer.clone()]))?;
     }
-    Ok((anew.finish(None)?, writer))
+    let (book, bytes) = rewriting.end(*revision);
+    anew.append(&bytes)?;
+    Ok((anew.finish(None)?, book))
 }
