@@ -57,6 +57,7 @@ pub(in crate::discovery) fn start(
         goodbyes: opened.goodbyes,
         is_behind,
         // It was said at the start.
+        has_complained: is_behind,
         complained: is_behind.then(Instant::now),
         tried_anew: None,
         discovery,
@@ -75,6 +76,8 @@ struct Keeper {
     goodbyes: Goodbyes,
     /// Whether something could not be written.
     is_behind: bool,
+    /// Whether that was said, and not yet that it is over.
+    has_complained: bool,
     complained: Option<Instant>,
     /// When it was last tried to write it anew in vain.
     tried_anew: Option<Instant>,
@@ -132,14 +135,16 @@ impl Keeper {
         };
         self.discovery.metrics.set_state_behind(self.is_behind);
         match result {
-            Ok(()) => {
-                if self.complained.take().is_some() {
-                    log::info!("the state file {} is written again", self.path.display());
-                }
+            // One that could not be written anew may take some lines all the same.
+            Ok(()) if self.tried_anew.is_none() && std::mem::take(&mut self.has_complained) => {
+                log::info!("the state file {} is written again", self.path.display());
             }
+            Ok(()) => {}
             Err(e) => {
+                // However often it comes and goes.
                 if self.complained.is_none_or(|at| at.elapsed() >= SELDOM) {
                     self.complained = Some(Instant::now());
+                    self.has_complained = true;
                     log::error!(
                         "cannot write the state file {}: {e}; going on without, and trying on",
                         self.path.display()
