@@ -2,7 +2,8 @@
 //!
 //! `Discovery` guards the pure [`Registry`] and the clock its leases run on with one `Mutex`;
 //! whatever they say is logged and counted after the lock is free again. `routes` turns requests
-//! into calls of it, `reaper` is the thread that takes out the stale and ticks the clock, `state`
+//! into calls of it, `renders` has one list made for many readers, `reaper` is the thread that takes out
+//! the stale and ticks the clock, `state`
 //! keeps a file of it all for the next start.
 
 pub mod clock;
@@ -11,6 +12,7 @@ pub(crate) mod fuzzing;
 pub mod hold;
 mod metrics;
 mod reaper;
+mod renders;
 mod routes;
 mod settings;
 pub mod state;
@@ -29,6 +31,7 @@ use crate::wire::{CellId, Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
 use hold::{Crowd, Hold, Verdict};
 use metrics::{BeatResult, Metrics, Reason};
+use renders::Renders;
 use state::book::Changes;
 use state::former::Former;
 use state::journal::Entry;
@@ -52,6 +55,7 @@ struct Discovery {
     /// that time in the map never runs backwards. Held for one operation on the map, never while
     /// anything is read, written, rendered or logged.
     map: Mutex<Map>,
+    renders: Renders,
     /// Whether there was nothing known to start with, and whoever is alive needs time to say so.
     settles: bool,
     /// What the reaper waits on; set at a stop.
@@ -101,6 +105,7 @@ impl Discovery {
                 ),
                 changes: settings.state_file.as_ref().map(|_| Changes::default()),
             }),
+            renders: Renders::new(settings.max_connections.unwrap_or(MOST_CONNECTIONS)),
             settles: !former.is_all,
             reaper: Latch::new(),
             state: Latch::new(),
@@ -298,7 +303,7 @@ pub fn start(settings: Settings) -> Result<Running, Failure> {
     start_on(listener, settings)
 }
 
-fn start_on(listener: Listener, settings: Settings) -> Result<Running, Failure> {
+fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failure> {
     settings.check()?;
     let tokens = Tokens::of(settings.token_file.as_deref())?;
     let max_connections = max_connections(settings.max_connections)?;
@@ -321,6 +326,8 @@ fn start_on(listener: Listener, settings: Settings) -> Result<Running, Failure> 
             listener.address()
         );
     }
+
+    settings.max_connections = Some(max_connections);
 
     let new_epoch =
         getrandom::u64().map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use serde::{Serialize, Serializer};
+
 use super::Discovery;
 use super::settings::Settings;
 use crate::exposition;
 use crate::http::{Handler, Method, Reply, Request};
-use crate::registry::Refused;
+use crate::registry::{ListedPeer, Refused};
 use crate::wire::{self, Heartbeat, Instance, Registration};
 
 /// The paths discovery knows.
@@ -126,7 +128,7 @@ impl Discovery {
                 let status = "unregistered";
                 Ok(Reply::json(200, &wire::Unregistered { status }))
             }
-            Route::Peers => Ok(self.answer_peers()),
+            Route::Peers => self.answer_peers(),
             Route::Health => Ok(self.answer_health()),
             Route::Ready => Ok(self.answer_ready()),
             Route::Metrics => {
@@ -206,35 +208,24 @@ impl Discovery {
             .map_err(|refused| refusal(refused, id))
     }
 
-    fn answer_peers(&self) -> Reply {
-        let (list, now, settling) = self.list();
-        let peers: Vec<_> = list
-            .peers
-            .iter()
-            .map(|peer| wire::Listed {
-                cell_id: &peer.facts.cell_id,
-                ip: &peer.facts.ip,
-                port: peer.facts.port,
-                consciousness_level: peer.level,
-                services: &peer.facts.services,
-                branch: &peer.facts.branch,
-                kind: &peer.facts.kind,
-                hostname: &peer.facts.hostname,
-                last_seen: wire::timestamp(peer.last_seen),
-            })
-            .collect();
-        Reply::json(
-            200,
-            &wire::Peers {
-                count: peers.len(),
-                peers,
+    fn answer_peers(&self) -> Result<Reply, Reply> {
+        let rendering = self.renders.share(|body| {
+            let (list, now, settling) = self.list();
+            let peers = wire::Peers {
+                peers: Rows(&list.peers),
+                count: list.peers.len(),
                 my_host: &self.my_host,
                 revision: list.revision,
                 epoch: &self.epoch,
                 now: wire::timestamp(now),
                 settling: settling.is_some(),
-            },
-        )
+            };
+            serde_json::to_writer(body, &peers)
+        });
+        match rendering {
+            Ok(body) => Ok(Reply::shared_json(200, body)),
+            Err(shed) => Err(Reply::error(503, shed.to_string()).header("Retry-After", "1")),
+        }
     }
 
     fn answer_health(&self) -> Reply {
@@ -267,6 +258,25 @@ impl Discovery {
             });
         }
         Reply::json(200, &serde_json::json!({"status": "ready"}))
+    }
+}
+
+/// Peers as they are listed, each made only when it is written.
+struct Rows<'a>(&'a [ListedPeer]);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|peer| wire::Listed {
+            cell_id: &peer.facts.cell_id,
+            ip: &peer.facts.ip,
+            port: peer.facts.port,
+            consciousness_level: peer.level,
+            services: &peer.facts.services,
+            branch: &peer.facts.branch,
+            kind: &peer.facts.kind,
+            hostname: &peer.facts.hostname,
+            last_seen: wire::timestamp(peer.last_seen),
+        }))
     }
 }
 

@@ -273,7 +273,7 @@ pub(super) fn turn_away(stream: &TcpStream) {
         stream.set_nonblocking(true)?;
         // What has arrived and is not read makes the kernel throw the reply away.
         let _ = (&mut &*stream).read(&mut [0; READ]);
-        (&mut &*stream).write_all(&[head, reply.body].concat())
+        (&mut &*stream).write_all(&[&head[..], &reply.body].concat())
     });
     if let Err(e) = told {
         log::debug!("a connection was closed without a word: {e}");

@@ -331,7 +331,7 @@ impl Answer {
         });
         let answer = Self {
             status: reply.status,
-            body: reply.body.clone(),
+            body: reply.body.to_vec(),
             fields: fields.collect(),
         };
         assert_eq!(head.code, Some(reply.status));

@@ -1,6 +1,9 @@
 //! A reply as the roles make it.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -14,7 +17,31 @@ pub struct Reply {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     pub(super) headers: Vec<(&'static str, Cow<'static, str>)>,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Body,
+}
+
+/// The bytes of a body.
+pub(super) enum Body {
+    Own(Vec<u8>),
+    /// What several replies share, and who made them hears of when the last is gone.
+    Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => (**bytes).as_ref(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self))
+    }
 }
 
 impl Reply {
@@ -57,6 +84,17 @@ impl Reply {
     /// A reply with a body of another type.
     #[must_use]
     pub fn with_body(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self::with(status, content_type, Body::Own(body))
+    }
+
+    /// A reply whose body is JSON that other replies send, too. It is let go of when the last of
+    /// them is sent.
+    #[must_use]
+    pub fn shared_json(status: u16, body: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        Self::with(status, JSON, Body::Shared(body))
+    }
+
+    fn with(status: u16, content_type: &'static str, body: Body) -> Self {
         Self {
             status,
             content_type,

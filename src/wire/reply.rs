@@ -64,9 +64,9 @@ pub struct Unregistered {
 
 /// The answer to `GET /peers`.
 #[derive(Debug, Serialize)]
-pub struct Peers<'a> {
-    /// The peers, first registered first.
-    pub peers: Vec<Listed<'a>>,
+pub struct Peers<'a, L: Serialize> {
+    /// The peers, first registered first: a sequence of [`Listed`].
+    pub peers: L,
     /// How many there are.
     pub count: usize,
     /// A label for the host discovery runs on.
