@@ -349,7 +349,10 @@ mod tests {
             let (first, go_on) = slow(scope, &renders);
             let ask = || renders.share(|body| write(body, "second"));
             let others: Vec<_> = (0..2).map(|_| scope.spawn(ask)).collect();
-            wait_until(|| renders.readers.taken() == 3 || others.iter().any(|it| it.is_finished()));
+            wait_until(|| {
+                renders.readers.taken() == 3
+                    || others.iter().any(thread::ScopedJoinHandle::is_finished)
+            });
             let more = ask().expect_err("there is no room");
             assert!(matches!(more, Shed::Crowded | Shed::Late), "{more}");
             for other in others {
