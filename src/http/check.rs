@@ -12,7 +12,7 @@ use crate::wire;
 /// How long the check may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Where a status line must have ended.
-const STATUS_LINE: usize = 1024;
+pub(super) const STATUS_LINE: usize = 1024;
 
 /// Asks the program that listens on `host` and `port`.
 ///
@@ -39,10 +39,7 @@ fn status(host: &str, port: u16, at: &str) -> io::Result<u16> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = connect(host, port, deadline)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(
-        stream,
-        "GET /health HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"
-    )?;
+    stream.write_all(request(at, "close").as_bytes())?;
     let mut answer = Vec::new();
     loop {
         if let Some(status) = status_in(&answer) {
@@ -65,6 +62,11 @@ fn status(host: &str, port: u16, at: &str) -> io::Result<u16> {
     }
 }
 
+/// What `/health` is asked for with.
+pub(super) fn request(at: &str, connection: &str) -> String {
+    format!("GET /health HTTP/1.1\r\nHost: {at}\r\nConnection: {connection}\r\n\r\n")
+}
+
 fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
@@ -78,7 +80,7 @@ fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
 }
 
 /// The status, once its line has arrived.
-fn status_in(answer: &[u8]) -> Option<u16> {
+pub(super) fn status_in(answer: &[u8]) -> Option<u16> {
     let mut headers = [httparse::EMPTY_HEADER; 0];
     let mut response = httparse::Response::new(&mut headers);
     // Whatever it makes of the headers, the status line comes first.

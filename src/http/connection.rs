@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::arrived::Arrived;
@@ -64,6 +65,7 @@ pub(super) fn serve(seat: &Seat, shared: &Shared) {
 
 impl Connection<'_> {
     fn run(&mut self) -> io::Result<()> {
+        let mut is_first = true;
         loop {
             let (head, body) = match self.next_request() {
                 Ok(request) => request,
@@ -72,10 +74,11 @@ impl Connection<'_> {
             };
             self.seat.is(Doing::Busy);
             let keep_alive = head.keep_alive;
-            let request = match self.shared.pairs.parse(&head, &body) {
+            let mut request = match self.shared.pairs.parse(&head, &body) {
                 Ok(request) => request,
                 Err(refusal) => return self.refuse(&refusal),
             };
+            request.is_probe = self.seat.is_probe;
             let handled = catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(&request)));
             let Ok(reply) = handled else {
                 log::error!("handling a request panicked");
@@ -85,6 +88,9 @@ impl Connection<'_> {
             // Said always: HTTP/1.0 clients that asked for it wait to hear it.
             let connection = if keep_alive { "keep-alive" } else { "close" };
             self.write(&reply, request.without_body, connection)?;
+            if std::mem::replace(&mut is_first, false) && !self.seat.is_probe {
+                self.shared.first_answers.fetch_add(1, Ordering::Relaxed);
+            }
             if !keep_alive {
                 return self.close();
             }

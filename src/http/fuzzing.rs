@@ -299,6 +299,7 @@ pub(crate) fn request(text: &[u8]) -> Option<Request> {
     (body.len() <= MAX_BODY).then(|| Request {
         method: method(&head.method),
         without_body: head.method == "HEAD",
+        is_probe: false,
         target: head.target.clone(),
         host: value("Host"),
         origin: value("Origin"),

@@ -16,8 +16,8 @@ const BACKLOG: i32 = 1024;
 /// More descriptors than this are of no use.
 const MOST_DESCRIPTORS: u64 = 65_536;
 /// Descriptors kept for everything that is no connection: the standard streams, listening, waking
-/// the accept loop, files, calls of our own, and connections on their way out.
-const RESERVE: usize = 48 + tiny::DESCRIPTORS;
+/// the accept loop, files, connections on their way out, and asking ourselves, which takes both ends.
+const RESERVE: usize = 52 + tiny::DESCRIPTORS;
 
 /// A socket that listens.
 #[derive(Debug)]

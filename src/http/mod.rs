@@ -2,9 +2,9 @@
 //!
 //! The way of a request:
 //!
-//! - [`Listener`] is the bound socket; [`Server`] accepts on it, keeps the table of connections
-//!   within its bounds and drains them at a stop. Each connection has a thread while it lasts,
-//!   taken from those that wait idle.
+//! - [`Listener`] is the bound socket, on which `accept` lets connections in; [`Server`] keeps the
+//!   table of them within its bounds and drains them at a stop. Each connection has a thread while
+//!   it lasts, taken from those that wait idle.
 //! - `connection` reads one request after another, each within total deadlines.
 //! - `head`, `body` and `arrived` are the door: pure, they decide, byte by byte, whether what has
 //!   arrived is a request as we take it. What they refuse is answered and the connection closed.
@@ -13,12 +13,15 @@
 //!   trusts lengths, waits for ever and keeps what it reads.
 //! - [`Handler`] is the role: it gets a [`Request`] and returns a [`Reply`].
 //!
-//! Beside it [`check()`], which asks a program of ours how it is.
+//! Beside it [`check()`], which asks a program of ours how it is, and [`Door`], by which a program
+//! asks itself.
 
+mod accept;
 mod arrived;
 mod body;
 mod check;
 mod connection;
+mod door;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod head;
@@ -32,6 +35,7 @@ mod workers;
 use std::time::Duration;
 
 pub use check::check;
+pub use door::Door;
 pub use listener::{BindError, Listener, Room};
 pub use reply::Reply;
 pub use request::{Method, Request};

@@ -22,6 +22,8 @@ pub struct Request {
     pub(super) method: Method,
     /// HEAD: the reply goes out without its body.
     pub(super) without_body: bool,
+    /// Whether it is our own.
+    pub(super) is_probe: bool,
     /// Path and query, as sent.
     pub(super) target: String,
     pub(super) host: Option<String>,
@@ -32,6 +34,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether this process asks itself ([`super::Door::ask`]), and is no user of it.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
     /// What is asked for.
     #[must_use]
     pub fn method(&self) -> Method {
@@ -129,6 +137,7 @@ mod tests {
         Request {
             method: Method::Post,
             without_body: false,
+            is_probe: false,
             target: target.to_owned(),
             host: Some("mesh:8001".to_owned()),
             origin: None,

@@ -1,20 +1,18 @@
-//! Accepting connections, holding no more of them than there is room for, and draining them.
+//! A server: it holds no more connections than there is room for, and drains them at a stop.
 
-use std::io::{self, ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
 
+use super::accept::Accepting;
+use super::door::Door;
 use super::tiny::Pairs;
-use super::workers::{Start, Workers};
-use super::{Handler, Limits, Listener, connection};
-use crate::vital;
+use super::workers::Workers;
+use super::{Handler, Limits, Listener};
 
 /// How many connections beyond the limit may be on their way out at once.
 const LEAVING: usize = 16;
@@ -27,8 +25,6 @@ const BUSY_WAIT: Duration = Duration::from_millis(FRESH_MS + 50);
 /// How long it spares connections that have only just begun something. They may renew that again
 /// and again, and newcomers have to get in.
 const FRESH_WAIT: Duration = Duration::from_millis(10);
-/// How soon it is tried again when there were no descriptors or threads.
-const RETRY: Duration = Duration::from_millis(20);
 /// How long an idle thread is kept at most.
 const THREAD_KEPT: Duration = Duration::from_secs(5);
 /// How often connections are looked at while it is waited for one to leave.
@@ -36,15 +32,15 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a connection is left alone in what it has just begun, in milliseconds: the request may
 /// be on its way, the reply about to leave.
 const FRESH_MS: u64 = 100;
-/// How long connections that were waiting to be accepted at a stop are still taken: they would be
-/// reset with the socket.
-const SWEEP: Duration = Duration::from_millis(100);
+/// How long an accept loop is waited for at a stop: longer than it takes, unless it hangs.
+const ACCEPT_ENDS: Duration = Duration::from_secs(2);
+/// How many connections that ask on our own behalf are held beyond the limit.
+const PROBES: usize = 2;
 
 /// A running server. It runs until [`Server::stop`].
 pub struct Server {
     shared: Arc<Shared>,
-    accept: JoinHandle<()>,
-    wake: UnixStream,
+    accepting: Arc<Accepting>,
     address: SocketAddr,
 }
 
@@ -59,7 +55,6 @@ impl Server {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Self> {
         let address = listener.address();
-        let (wake, woken) = UnixStream::pair()?;
         let kept_for = THREAD_KEPT.min(limits.idle);
         let shared = Arc::new(Shared {
             handler,
@@ -67,6 +62,9 @@ impl Server {
             pairs: Pairs::default(),
             seats: Mutex::default(),
             left: Condvar::new(),
+            probe: Mutex::default(),
+            probes: AtomicUsize::new(0),
+            first_answers: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             started: Instant::now(),
         });
@@ -75,18 +73,18 @@ impl Server {
             // Nothing is left of a crowd that has gone.
             Workers::new(kept_for, move |threads| shared.pairs.keep(threads))
         };
-        let accept = {
-            let shared = Arc::clone(&shared);
-            vital::spawn("accept", move || {
-                accept_loop(&listener, &woken, &shared, &workers);
-            })?
-        };
+        let accepting = Accepting::start(listener, Arc::clone(&shared), workers)?;
         Ok(Self {
             shared,
-            accept,
-            wake,
+            accepting,
             address,
         })
+    }
+
+    /// What can be known of this server from outside, and done about it.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door::new(&self.shared, &self.accepting, self.address)
     }
 
     /// The address that is listened on.
@@ -100,11 +98,9 @@ impl Server {
     pub fn stop(self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         self.shared.stopping.store(true, Ordering::SeqCst);
-        if let Err(e) = (&self.wake).write_all(b"x") {
-            log::error!("cannot wake the accept loop: {e}");
+        if !self.accepting.end(at_most.min(ACCEPT_ENDS)) {
+            log::error!("the accept loop hangs; stopping without it");
         }
-        // It ends the process before it ends any other way.
-        let _ = self.accept.join();
         self.shared.drain(deadline);
     }
 }
@@ -117,6 +113,13 @@ pub(super) struct Shared {
     /// The connections that are open. Held for a look or a change, never while one is served.
     seats: Mutex<Slab<Arc<Seat>>>,
     left: Condvar,
+    /// Where the connection comes from that asks on our own behalf, while one does.
+    probe: Mutex<Option<SocketAddr>>,
+    /// How many of these have a place of their own.
+    probes: AtomicUsize,
+    /// How many connections had their first request answered. Each shows that new ones are let in,
+    /// get a thread and are served.
+    pub(super) first_answers: AtomicU64,
     stopping: AtomicBool,
     started: Instant,
 }
@@ -125,6 +128,8 @@ pub(super) struct Shared {
 pub(super) struct Seat {
     pub(super) stream: TcpStream,
     pub(super) remote: SocketAddr,
+    /// Whether it asks on our own behalf.
+    pub(super) is_probe: bool,
     server_started: Instant,
     /// What the connection is doing (the lowest three bits) and since when (milliseconds since the
     /// server started). One word, so that a look at it is never half old.
@@ -158,6 +163,22 @@ const HEAD: u64 = Doing::Head as u64;
 const BUSY: u64 = Doing::Busy as u64;
 
 impl Seat {
+    pub(super) fn new(
+        stream: TcpStream,
+        remote: SocketAddr,
+        is_probe: bool,
+        shared: &Shared,
+    ) -> Self {
+        Self {
+            stream,
+            remote,
+            is_probe,
+            server_started: shared.started,
+            doing: AtomicU64::new(0),
+            told_to_leave: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn is(&self, doing: Doing) {
         let word = self.now() << DOING_BITS | doing as u64;
         self.doing.store(word, Ordering::Release);
@@ -223,7 +244,7 @@ impl Shared {
 
     /// Makes room for one more connection by closing one, the one that has waited longest. Returns
     /// whether there is room.
-    fn make_room(&self) -> bool {
+    pub(super) fn make_room(&self) -> bool {
         let asked = Instant::now();
         let mut told = false;
         let mut seats = self.seats();
@@ -250,6 +271,35 @@ impl Shared {
                 .wait_timeout_while(seats, left.min(FRESH_WAIT), |seats| seats.len() >= room)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Closes the connection that has waited longest, for want of what it holds.
+    pub(super) fn close_longest_waiting(&self) {
+        close_longest_waiting(&self.seats(), true);
+    }
+
+    /// Expects the connection from `local` to be one that asks on our own behalf.
+    pub(super) fn expect_probe(&self, local: Option<SocketAddr>) {
+        *self.probe.lock().unwrap_or_else(PoisonError::into_inner) = local;
+    }
+
+    /// The place that is reserved for the connection from `remote`, if it asks on our own behalf.
+    pub(super) fn probe_from(self: &Arc<Self>, remote: SocketAddr) -> Option<Place> {
+        let expected = *self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        // A socket for both families shows IPv4 as IPv6.
+        let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+        if expected.map(plain) != Some(plain(remote)) {
+            return None;
+        }
+        // One that hangs is not to be joined by ever more.
+        if self.probes.fetch_add(1, Ordering::SeqCst) >= PROBES {
+            self.probes.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        Some(Place {
+            key: None,
+            shared: Arc::clone(self),
+        })
     }
 
     /// Waits until every connection is gone, and closes those that are not by the deadline.
@@ -299,128 +349,42 @@ fn close_longest_waiting(seats: &Slab<Arc<Seat>>, in_need: bool) -> bool {
     longest.is_some_and(|(doing, seat)| seat.tell_to_leave(doing))
 }
 
-fn accept_loop(listener: &Listener, woken: &UnixStream, shared: &Arc<Shared>, workers: &Workers) {
-    let mut sweep_until = None;
-    let mut complained: Option<Instant> = None;
-    loop {
-        if shared.is_stopping() {
-            // Who waits on a socket that outlives us is answered by our successor.
-            if listener.is_inherited() {
-                return;
-            }
-            let until = *sweep_until.get_or_insert_with(|| Instant::now() + SWEEP);
-            if Instant::now() >= until {
-                return;
-            }
-        }
-        match listener.socket.accept() {
-            Ok((stream, remote)) => seat(stream, remote, shared, workers),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                if shared.is_stopping() {
-                    return;
-                }
-                // Who got no thread gets that of the next to leave.
-                let short_of = workers.short_of();
-                for _ in 0..short_of {
-                    close_longest_waiting(&shared.seats(), true);
-                }
-                wait(
-                    Some(&listener.socket),
-                    woken,
-                    (short_of > 0).then_some(RETRY),
-                );
-            }
-            Err(e) if is_shortage(&e) => {
-                // No reason to stop listening.
-                if complained.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
-                    log::error!("cannot accept connections: {e}; trying on");
-                    complained = Some(Instant::now());
-                }
-                close_longest_waiting(&shared.seats(), true);
-                wait(None, woken, Some(RETRY));
-            }
-            // A connection that was gone before it was accepted, or its network (accept(2)).
-            Err(e) => log::debug!("a connection was not accepted: {e}"),
-        }
-    }
-}
-
-/// Whether the system has no descriptor or no memory for one more connection.
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|short| errno == Some(*short))
-}
-
-fn seat(stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, workers: &Workers) {
-    if !shared.make_room() {
-        shared.handler.refused(503);
-        connection::turn_away(&stream);
-        return;
-    }
-    let seat = Arc::new(Seat {
-        stream,
-        remote,
-        server_started: shared.started,
-        doing: AtomicU64::new(0),
-        told_to_leave: AtomicBool::new(false),
-    });
-    // Left alone until it has a thread.
-    seat.is(Doing::Busy);
-    let place = Place {
-        key: shared.seats().insert(Arc::clone(&seat)),
-        shared: Arc::clone(shared),
-    };
-    let job = {
-        let seat = Arc::clone(&seat);
-        move || {
-            let place = place;
-            connection::serve(&seat, &place.shared);
-            // The place is free only once the descriptor is.
-            drop((seat, place));
-        }
-    };
-    match workers.run(job) {
-        Ok(Start::Now) => {}
-        Ok(Start::Later) => {
-            close_longest_waiting(&shared.seats(), true);
-        }
-        Err(e) => {
-            log::debug!("no thread for a connection: {e}");
-            shared.handler.refused(503);
-            connection::turn_away(&seat.stream);
-        }
-    }
-}
-
-/// Takes the connection out of the table when it ends, however it ends.
-struct Place {
-    key: usize,
+/// A connection's place, among the seats or the one reserved: free again when the connection ends,
+/// however it ends.
+pub(super) struct Place {
+    /// `None`: the reserved one.
+    key: Option<usize>,
     shared: Arc<Shared>,
+}
+
+impl Place {
+    pub(super) fn among_the_seats(seat: &Arc<Seat>, shared: &Arc<Shared>) -> Self {
+        Self {
+            key: Some(shared.seats().insert(Arc::clone(seat))),
+            shared: Arc::clone(shared),
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let Some(key) = self.key else {
+            self.shared.probes.fetch_sub(1, Ordering::SeqCst);
+            return;
+        };
         let mut seats = self.shared.seats();
-        drop(seats.remove(self.key));
+        drop(seats.remove(key));
         self.shared.left.notify_all();
     }
 }
 
-/// Waits for a connection, for the wake-up that a stop sends, or for the time given.
-fn wait(listener: Option<&TcpListener>, woken: &UnixStream, at_most: Option<Duration>) {
-    let timeout = at_most.and_then(|at_most| Timespec::try_from(at_most).ok());
-    let mut fds = vec![PollFd::new(woken, PollFlags::IN)];
-    fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
-    // An interrupted wait is a wait that was short.
-    let _ = poll(&mut fds, timeout.as_ref());
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::sync::atomic::AtomicU16;
 
     use super::super::{Reply, Request};

@@ -185,6 +185,7 @@ impl Pair {
         let mut request = Request {
             method,
             without_body,
+            is_probe: false,
             target: parsed.url().to_owned(),
             host: header("Host"),
             origin: header("Origin"),

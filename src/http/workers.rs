@@ -42,6 +42,15 @@ struct Idle {
     job: Sender<Job>,
 }
 
+/// Which job is taken first where several wait for a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// This one.
+    First,
+    /// Those that came before it.
+    Last,
+}
+
 /// When a job runs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Start {
@@ -68,7 +77,7 @@ impl Workers {
     ///
     /// # Errors
     /// When there is no thread and none can be had. The job is dropped.
-    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<Start> {
+    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static, turn: Turn) -> io::Result<Start> {
         let job: Job = Box::new(job);
         {
             let mut crew = self.shared.lock();
@@ -77,7 +86,10 @@ impl Workers {
                 let _ = idle.job.send(job);
                 return Ok(Start::Now);
             }
-            crew.jobs.push_back(job);
+            match turn {
+                Turn::First => crew.jobs.push_front(job),
+                Turn::Last => crew.jobs.push_back(job),
+            }
             crew.threads += 1;
             crew.starting += 1;
         }
@@ -95,7 +107,10 @@ impl Workers {
         if crew.threads > 0 {
             return Ok(Start::Later);
         }
-        let job = crew.jobs.pop_back();
+        let job = match turn {
+            Turn::First => crew.jobs.pop_front(),
+            Turn::Last => crew.jobs.pop_back(),
+        };
         // What it holds needs a lock of its own when it is dropped.
         drop(crew);
         drop(job);
@@ -191,7 +206,10 @@ mod tests {
                 gate.wait();
                 done.send(thread::current().id()).expect("it is waited for");
             };
-            assert_eq!(workers.run(job).expect("threads can be had"), Start::Now);
+            assert_eq!(
+                workers.run(job, Turn::Last).expect("threads can be had"),
+                Start::Now
+            );
         }
         assert_eq!(all_done.iter().take(20).count(), 20);
         // Then one after the other, often enough to keep each of them from being idle for long if
@@ -201,7 +219,10 @@ mod tests {
             assert!(Instant::now() < deadline, "threads are kept");
             let done = done.clone();
             let job = move || done.send(thread::current().id()).expect("it is waited for");
-            assert_eq!(workers.run(job).expect("threads can be had"), Start::Now);
+            assert_eq!(
+                workers.run(job, Turn::Last).expect("threads can be had"),
+                Start::Now
+            );
             all_done.recv().expect("it runs");
             thread::park_timeout(KEPT / 40);
         }
