@@ -18,6 +18,7 @@
 //! - [`cell::pulse`]: what a cell does next, and when;
 //! - [`discovery::clock`]: the clock leases run on;
 //! - [`discovery::hold`]: whether a pass of the reaper is to be believed;
+//! - [`discovery::watchdog::doubt`]: whether our own door answers, and what to do if not;
 //! - [`discovery::state::journal`], `book`, `former`: the form in which peers are to outlive a
 //!   restart, what is written in it, and what is made of that;
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;

@@ -1,12 +1,14 @@
 //! The clock leases run on.
 //!
-//! Pure: the monotonic clock is read by the caller. It is ticked by the reaper's thread, and runs
-//! on from the last tick for no more than half as long again as it was to be ticked after. A
-//! discovery that was stopped, suspended or starved did not tick, and the time that passed
-//! meanwhile does not count against anybody's lease: it could not have taken their beats.
+//! Pure: the monotonic clock is read by the caller. It is ticked by the watchdog's thread, while our
+//! own door answers, and runs on from the last tick for no more than half as long again as it was
+//! to be ticked after. A discovery that was stopped, suspended, starved or let nobody in did not
+//! tick, and the time that passed meanwhile does not count against anybody's lease: it could not
+//! have taken their beats.
 //!
 //! What a pause still costs is that little rest. It is ticked so often that this is less than a
-//! sixth of any lease: whoever beats three times in a lease is not missed.
+//! sixth of any lease, and with the tick at which the door had answered just before it ceased to, a
+//! quarter: whoever beats three times in a lease is not missed.
 
 use std::time::Duration;
 

@@ -15,6 +15,9 @@ pub(super) struct Metrics {
     /// Mass departures that were held.
     pub(super) holds: prometheus::IntCounter,
     held: prometheus::IntGauge,
+    door_unanswered: prometheus::IntGauge,
+    /// Renewals of the accept loop.
+    pub(super) door_renewals: prometheus::IntCounter,
     state_behind: prometheus::IntGauge,
     state_flaws: IntCounterVec,
     heartbeats: IntCounterVec,
@@ -67,6 +70,20 @@ impl Metrics {
                 prometheus::IntGauge::new(
                     "aios_discovery_hold",
                     "1 while a mass departure is held.",
+                ),
+            )?,
+            door_unanswered: exposition::register(
+                &registry,
+                prometheus::IntGauge::new(
+                    "aios_discovery_door_unanswered",
+                    "1 while discovery is not answered when it asks itself.",
+                ),
+            )?,
+            door_renewals: exposition::register(
+                &registry,
+                prometheus::IntCounter::new(
+                    "aios_discovery_door_renewals_total",
+                    "Accept loops replaced because they did not answer.",
                 ),
             )?,
             state_behind: exposition::register(
@@ -148,12 +165,22 @@ impl Metrics {
         self.heartbeats.with_label_values(&[result.label()]).inc();
     }
 
+    /// How many were answered with 200.
+    pub(super) fn beats(&self) -> u64 {
+        let ok = BeatResult::Ok.label();
+        self.heartbeats.with_label_values(&[ok]).get()
+    }
+
     pub(super) fn departure(&self, reason: Reason) {
         self.departures.with_label_values(&[reason.label()]).inc();
     }
 
     pub(super) fn set_hold(&self, is_held: bool) {
         self.held.set(i64::from(is_held));
+    }
+
+    pub(super) fn set_door_unanswered(&self, is_unanswered: bool) {
+        self.door_unanswered.set(i64::from(is_unanswered));
     }
 
     pub(super) fn set_state_behind(&self, is_behind: bool) {

@@ -2,9 +2,9 @@
 //!
 //! `Discovery` guards the pure [`Registry`] and the clock its leases run on with one `Mutex`;
 //! whatever they say is logged and counted after the lock is free again. `routes` turns requests
-//! into calls of it, `renders` has one list made for many readers, `reaper` is the thread that takes out
-//! the stale and ticks the clock, `state`
-//! keeps a file of it all for the next start.
+//! into calls of it, `renders` has one list made for many readers, `reaper` is the thread that takes
+//! out the stale, `watchdog` the one that ticks the clock while our own door answers, `state` keeps a
+//! file of it all for the next start.
 
 pub mod clock;
 #[cfg(any(test, fuzzing))]
@@ -16,6 +16,7 @@ mod renders;
 mod routes;
 mod settings;
 pub mod state;
+pub mod watchdog;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +44,7 @@ const MOST_CONNECTIONS: usize = 8192;
 /// How long requests in flight get at a stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What the routes and the reaper share.
+/// What the routes and the threads share.
 struct Discovery {
     settings: Settings,
     tokens: Option<Arc<Tokens>>,
@@ -60,6 +61,8 @@ struct Discovery {
     settles: bool,
     /// What the reaper waits on; set at a stop.
     reaper: Latch,
+    /// What the watchdog waits on; woken when the clock is to tick sooner, set at a stop.
+    watchdog: Latch,
     /// What the thread that keeps the state file waits on; woken when something has changed.
     state: Latch,
 }
@@ -108,6 +111,7 @@ impl Discovery {
             renders: Renders::new(settings.max_connections.unwrap_or(MOST_CONNECTIONS)),
             settles: !former.is_all,
             reaper: Latch::new(),
+            watchdog: Latch::new(),
             state: Latch::new(),
             settings,
         })
@@ -165,7 +169,7 @@ impl Discovery {
             Ok((accepted, is_short, wakes))
         })?;
         if is_short {
-            self.reaper.wake();
+            self.watchdog.wake();
         }
         if wakes {
             self.state.wake();
@@ -244,6 +248,11 @@ impl Discovery {
         departures
     }
 
+    /// Whether anything would be lost if the lease clock ran on while nobody is let in.
+    fn is_depended_on(&self) -> bool {
+        self.peers() > 0 || self.settling().is_some()
+    }
+
     fn peers(&self) -> usize {
         self.lock().registry.len()
     }
@@ -291,6 +300,8 @@ pub struct Running {
     server: Server,
     reaper: JoinHandle<()>,
     stop_reaper: Latch,
+    watchdog: JoinHandle<()>,
+    stop_watchdog: Latch,
     state: Option<state::Running>,
 }
 
@@ -342,17 +353,22 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
     };
     let discovery = Arc::new(Discovery::new(settings, tokens, former)?);
     let stop_reaper = discovery.reaper.clone();
+    let stop_watchdog = discovery.watchdog.clone();
     let cannot = |e: std::io::Error| Failure::new(format!("cannot start a thread: {e}"));
     let state = opened
         .map(|opened| state::start(Arc::clone(&discovery), opened))
         .transpose()
         .map_err(cannot)?;
     let reaper = reaper::start(Arc::clone(&discovery)).map_err(cannot)?;
-    let server = Server::start(listener, limits, discovery).map_err(cannot)?;
+    let handler = Arc::clone(&discovery);
+    let server = Server::start(listener, limits, handler).map_err(cannot)?;
+    let watchdog = watchdog::start(discovery, server.door()).map_err(cannot)?;
     Ok(Running {
         server,
         reaper,
         stop_reaper,
+        watchdog,
+        stop_watchdog,
         state,
     })
 }
@@ -382,9 +398,12 @@ impl Running {
     /// Stops: no new connections, requests in flight are answered, but nobody is waited for
     /// longer than `at_most`.
     pub fn stop(self, at_most: Duration) {
+        // From here on the door may stay shut.
+        self.stop_watchdog.set();
         self.server.stop(at_most);
         self.stop_reaper.set();
-        // It ends the process before it ends any other way.
+        // They end the process before they end any other way.
+        let _ = self.watchdog.join();
         let _ = self.reaper.join();
         // Last, when nothing changes any more.
         if let Some(state) = self.state {

@@ -1,9 +1,9 @@
-//! The thread that takes out who is stale, and ticks the clock leases run on.
+//! The thread that takes out who is stale.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Discovery;
 use super::hold::Verdict;
@@ -13,9 +13,6 @@ use crate::vital;
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
 const AT_ONCE: usize = 256;
 
-/// From how long on it is said that the clock stood still.
-const WORTH_SAYING: Duration = Duration::from_millis(100);
-
 /// Starts the thread; it ends when its latch is set.
 pub(super) fn start(discovery: Arc<Discovery>) -> io::Result<JoinHandle<()>> {
     vital::spawn("reaper", move || run(&discovery))
@@ -23,35 +20,19 @@ pub(super) fn start(discovery: Arc<Discovery>) -> io::Result<JoinHandle<()>> {
 
 fn run(discovery: &Discovery) {
     let reap_every = discovery.settings.reap_every;
-    let mut next_tick = tick(discovery);
     let mut next_pass = discovery.started + reap_every;
     let mut held_until = None;
     loop {
         let due = held_until.unwrap_or(next_pass);
-        if discovery.reaper.wait_until(next_tick.min(due)) {
+        if discovery.reaper.wait_until(due) {
             return;
         }
-        next_tick = tick(discovery);
-        if Instant::now() >= due {
-            held_until = pass(discovery);
-            // Passes that were missed in a pause are not made up for.
-            while next_pass <= Instant::now() {
-                next_pass += reap_every;
-            }
+        held_until = pass(discovery);
+        // Passes that were missed in a pause are not made up for.
+        while next_pass <= Instant::now() {
+            next_pass += reap_every;
         }
     }
-}
-
-/// Ticks the lease clock; returns when it is to be ticked next.
-fn tick(discovery: &Discovery) -> Instant {
-    let (late, next) = discovery.tick();
-    if late >= WORTH_SAYING {
-        log::warn!(
-            "discovery was not running for a while; leases are longer by {:.1}s",
-            late.as_secs_f64()
-        );
-    }
-    next
 }
 
 /// Takes out the stale. Where it was not to, returns when to look again.
