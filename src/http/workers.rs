@@ -6,12 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Enough for the deepest JSON that is taken, with room to spare.
 const STACK: usize = 512 * 1024;
 
-type Job = Box<dyn FnOnce() + Send>;
+struct Job {
+    run: Box<dyn FnOnce() + Send>,
+    turn: Turn,
+}
 
 /// The threads. Each ends when nothing has come for it for a while.
 pub(super) struct Workers {
@@ -45,7 +48,7 @@ struct Idle {
 /// Which job is taken first where several wait for a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// This one.
+    /// This one. It is our own, and no thread stays for longer because of it.
     First,
     /// Those that came before it.
     Last,
@@ -78,7 +81,8 @@ impl Workers {
     /// # Errors
     /// When there is no thread and none can be had. The job is dropped.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static, turn: Turn) -> io::Result<Start> {
-        let job: Job = Box::new(job);
+        let run = Box::new(job);
+        let job = Job { run, turn };
         {
             let mut crew = self.shared.lock();
             if let Some(idle) = crew.idle.pop() {
@@ -129,10 +133,16 @@ impl Shared {
     fn work(&self) {
         let (sender, receiver) = channel();
         let mut is_starting = true;
+        let mut kept_until = Instant::now();
         loop {
-            match self.next(is_starting, &sender, &receiver) {
-                // What it held is dropped; the thread is needed on.
-                Ok(job) => drop(catch_unwind(AssertUnwindSafe(job))),
+            match self.next(is_starting, kept_until, &sender, &receiver) {
+                Ok(Job { run, turn }) => {
+                    // What it held is dropped; the thread is needed on.
+                    drop(catch_unwind(AssertUnwindSafe(run)));
+                    if turn == Turn::Last {
+                        kept_until = Instant::now() + self.kept_for;
+                    }
+                }
                 Err(left) => return (self.ended)(left),
             }
             is_starting = false;
@@ -146,6 +156,7 @@ impl Shared {
     fn next(
         &self,
         is_starting: bool,
+        kept_until: Instant,
         sender: &Sender<Job>,
         receiver: &Receiver<Job>,
     ) -> Result<Job, usize> {
@@ -161,7 +172,8 @@ impl Shared {
                 job: sender.clone(),
             });
         }
-        if let Ok(job) = receiver.recv_timeout(self.kept_for) {
+        let kept_for = kept_until.saturating_duration_since(Instant::now());
+        if let Ok(job) = receiver.recv_timeout(kept_for) {
             return Ok(job);
         }
         let mut crew = self.lock();
@@ -185,7 +197,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Instant;
 
     use super::*;
 
@@ -226,5 +237,28 @@ mod tests {
             all_done.recv().expect("it runs");
             thread::park_timeout(KEPT / 40);
         }
+    }
+
+    #[test]
+    fn no_thread_stays_for_a_job_of_our_own() {
+        const KEPT: Duration = Duration::from_secs(1);
+        let (ended, left) = mpsc::channel();
+        let ended = Mutex::new(ended);
+        let workers = Workers::new(KEPT, move |count| {
+            let _ = ended.lock().expect("no panic").send(count);
+        });
+        let started = Instant::now();
+        workers.run(|| {}, Turn::First).expect("a thread");
+        assert_eq!(left.recv(), Ok(0));
+        assert!(started.elapsed() < KEPT);
+        // Nor for longer because of one.
+        let started = Instant::now();
+        workers.run(|| {}, Turn::Last).expect("a thread");
+        while left.try_recv().is_err() {
+            assert!(started.elapsed() < 100 * KEPT, "it is kept");
+            thread::park_timeout(KEPT / 20);
+            workers.run(|| {}, Turn::First).expect("a thread");
+        }
+        assert!(started.elapsed() >= KEPT);
     }
 }
