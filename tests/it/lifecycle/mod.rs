@@ -7,6 +7,7 @@ mod holds;
 mod leases;
 mod restarts;
 mod stops;
+mod watchdog;
 
 use std::collections::HashMap;
 use std::net::TcpListener;
