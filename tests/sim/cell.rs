@@ -77,7 +77,8 @@ impl Run {
             Kind::OwnLease { lease } => Some(*lease),
             _ => fixed.map(|every| every * wire::BEATS_PER_LEASE),
         };
-        let is_old = matches!(kind, Kind::Old);
+        // Some are another version when they are started again.
+        let is_old = matches!(kind, Kind::Old) && chance.odds(0.7);
         if is_old {
             scene.coverage.saw(Seen::OldClient);
         }

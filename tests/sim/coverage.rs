@@ -18,8 +18,10 @@ kinds! {
     RequestLost, AnswerLost, Duplicated, ArrivedLate, Overtook, CutOff, Refused, Unreachable,
     // Discovery.
     Paused, ServedBeforeTick, Starved, Crashed, StoppedGracefully, StartedWithState,
-    StartedWithoutState, LostUnwritten, WallForward, WallBack, HoldBegan,
-    MassReaped, Reaped,
+    StartedWithoutState, WallForward, WallBack, HoldBegan, MassReaped, Reaped,
+    // The state file.
+    LostUnwritten, Torn, Damaged, Rewritten, ChangedMeanwhile, KilledRewriting,
+    KilledStarting,
     // Cells.
     CellFrozen, CellKilled, CellStopped, CellRestarted, Twin, DeadRunSpeaks, LeftUnregistered,
     LevelChanged, Moved, OwnLease, OldClient, OperatorDeregistered,

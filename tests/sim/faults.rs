@@ -25,6 +25,15 @@ pub enum Kind {
     },
 }
 
+/// What is lost of a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of it.
+    Everything,
+    /// A byte, or a line.
+    Something,
+}
+
 /// Something that goes wrong, or just happens.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -42,8 +51,8 @@ pub enum Fault {
     End {
         /// Told to, or killed.
         gracefully: bool,
-        /// Whether the state is lost with it.
-        forgets: bool,
+        /// Whether something of the state is lost with it.
+        loss: Option<Loss>,
         /// For how long there is none.
         down_for: Duration,
     },
@@ -178,14 +187,19 @@ fn kind(chance: &mut Chance, stale_after: Duration) -> Kind {
         2 => Kind::OwnLease {
             lease: match chance.odds(0.5) {
                 true => SECOND,
-                false => chance.seconds(1.0, 6.0),
+                false => millis(chance.seconds(1.0, 6.0)),
             },
         },
         3 => Kind::Slow {
-            every: chance.seconds(6.0, 12.0),
+            every: millis(chance.seconds(6.0, 12.0)),
         },
         _ => Kind::Usual,
     }
+}
+
+/// As leases go over the wire.
+fn millis(duration: Duration) -> Duration {
+    Duration::from_millis(duration.as_millis() as u64)
 }
 
 fn lease(kind: Kind, stale_after: Duration) -> Duration {
@@ -282,7 +296,11 @@ fn draw(
             at,
             Fault::End {
                 gracefully: chance.odds(0.3),
-                forgets: chance.odds(0.15),
+                loss: match chance.below(7) {
+                    0 => Some(Loss::Everything),
+                    1 => Some(Loss::Something),
+                    _ => None,
+                },
                 down_for: if chance.odds(0.5) {
                     chance.seconds(0.01, 1.0)
                 } else {
@@ -290,6 +308,53 @@ fn draw(
                 },
             },
         ));
+    }
+    for at in times(chance, 0.4, 5) {
+        // Somebody comes or goes, and soon after it is killed.
+        let ends = at + chance.seconds(0.0, 3.0);
+        for _ in 0..1 + chance.below(6) {
+            let cell = chance.below(cells);
+            let again = Some(chance.seconds(0.01, 0.5));
+            let fault = match chance.odds(0.5) {
+                true => Fault::Kill(cell, again),
+                false => Fault::Stop(cell, again),
+            };
+            faults.push((at + chance.seconds(0.0, 2.0), fault));
+        }
+        faults.push((
+            ends,
+            Fault::End {
+                gracefully: false,
+                loss: None,
+                down_for: chance.seconds(0.01, 1.0),
+            },
+        ));
+    }
+    for at in times(chance, 0.2, 2) {
+        // Somebody comes and goes, it is killed, and only then all arrives a second time.
+        let long = chance.seconds(5.0, 40.0);
+        *longest = (*longest).max(long);
+        let doubled = Weather {
+            twice: 0.9,
+            slow: 0.4,
+            long,
+            ..Weather::FINE
+        };
+        let cell = chance.below(cells);
+        let again = Some(chance.seconds(0.01, 0.5));
+        let stops = at + chance.seconds(1.0, 6.0);
+        faults.push((at, Fault::Weather(doubled)));
+        faults.push((at, Fault::Kill(cell, again)));
+        faults.push((stops, Fault::Stop(cell, None)));
+        faults.push((
+            stops + chance.seconds(0.5, 5.0),
+            Fault::End {
+                gracefully: chance.odds(0.3),
+                loss: None,
+                down_for: chance.seconds(0.01, 2.0),
+            },
+        ));
+        faults.push((stops + long, Fault::Weather(Weather::FINE)));
     }
     for at in times(chance, 0.4, 4) {
         let by = chance.one_of(&[3_600_000, 60_000, 14_000, 2_000, 40]);

@@ -29,7 +29,7 @@ safeguards! {
     /// Discovery: the lease clock is ticked at once, and more often, for a short lease.
     ShortTicks => [Present],
     /// Discovery: a peer may have a lease of its own.
-    OwnLease => [Present, Gone],
+    OwnLease => [Present, Gone, Durable],
     /// Discovery: a run that said goodbye cannot register for a while.
     Fence => [Fenced],
     /// Discovery: a goodbye that names another run removes nobody.
@@ -40,9 +40,29 @@ safeguards! {
     Journal => [Durable],
     /// Discovery: every change is on disk, and not only when it stops gracefully.
     JournalInTime => [Durable],
-    /// Discovery: revisions are reserved on disk before they are given out.
+    /// State file: a new run of a cell is written, though nothing that is shown is new.
+    RunKept => [Durable],
+    /// State file: revisions are reserved ahead, and not only up to the last that was given out.
     RevisionsAhead => [Revision],
-    /// Discovery: it is another epoch when the state is lost.
+    /// State file: and before the first is given out after a start.
+    ReservedFirst => [Revision],
+    /// State file: a start goes on above what was reserved.
+    AboveReserved => [Revision],
+    /// State file: who said goodbye is known after a restart, too.
+    GoodbyesKept => [Fenced],
+    /// State file: where it is written anew, the goodbyes come before the runs that came after them.
+    GoodbyesFirst => [Durable],
+    /// State file: what changes while it is written anew stands at its end.
+    Meanwhile => [Durable],
+    /// State file: the new one takes the place of the old when it is all there, not before.
+    WholeInPlace => [Durable, Revision],
+    /// State file: nothing is appended to one that ends in the middle of a line.
+    TornLeft => [Durable, Revision],
+    /// State file: each line has a checksum that goes on from that of the line before.
+    Checksums => [Revision, Durable],
+    /// Discovery: it is another epoch when something of the state is lost.
+    EpochOfDamage => [Revision],
+    /// Discovery: and when all of it is.
     NewEpoch => [Revision],
     /// Discovery: a mass departure is held.
     Hold => [Held],

@@ -50,7 +50,7 @@ pub enum Event {
         /// At which of its waits.
         timer: u64,
     },
-    /// What changed is written to the disk.
+    /// The thread that keeps the state file goes on.
     Write {
         /// By which process.
         process: u64,
@@ -117,10 +117,6 @@ pub struct Scene {
     pub coverage: Coverage,
     /// The safeguard this world does without.
     pub missing: Option<Safeguard>,
-    /// Whether discovery ended gracefully last time.
-    pub was_graceful: bool,
-    /// Whether the operation that has just been done changed the membership.
-    pub has_changed: bool,
     /// Whether the reaper is to tick at once.
     pub reaper_is_woken: bool,
     queue: BinaryHeap<Reverse<Scheduled>>,
@@ -194,7 +190,6 @@ impl Scene {
 
     /// Counts what a registration did.
     pub fn saw_change(&mut self, change: &Change) {
-        self.has_changed = true;
         self.coverage.saw(match change {
             Change::Joined => Seen::Joined,
             Change::Replaced(_) => Seen::Replaced,
@@ -298,8 +293,6 @@ impl World {
             ledger: Ledger::new(plan.bounds, cells),
             coverage: Coverage::default(),
             missing,
-            was_graceful: false,
-            has_changed: false,
             reaper_is_woken: false,
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -449,10 +442,10 @@ impl World {
             }
             Fault::End {
                 gracefully,
-                forgets,
+                loss,
                 down_for,
             } => {
-                self.discovery.end(gracefully, forgets, &mut self.scene);
+                self.discovery.end(gracefully, loss, &mut self.scene);
                 let until = (self.scene.now + down_for).min(self.plan.calm);
                 self.scene.at(until, Event::Start);
             }
@@ -464,6 +457,7 @@ impl World {
                 };
                 self.scene.coverage.saw(seen);
                 self.scene.wall_moved_ms += by;
+                self.scene.ledger.wall_is_set();
             }
             Fault::Freeze {
                 cell,

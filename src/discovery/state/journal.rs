@@ -28,6 +28,8 @@ const VERSION: u32 = 1;
 const NAME: &str = "aios-mesh-state";
 /// The longest line taken, in bytes: a peer with all it may have, each character escaped.
 pub const MAX_LINE: u64 = 256 * 1024;
+/// The highest number taken: above it one does not come back from every JSON reader.
+pub const MOST: u64 = 1 << 53;
 /// Digits of a checksum.
 const DIGITS: usize = 8;
 
@@ -205,10 +207,9 @@ impl Reader {
         let is_whole = line.ends_with(b"\n");
         let taken = self.take_line(line.strip_suffix(b"\n").unwrap_or(line), is_whole)?;
         if taken.is_none() {
-            self.condition = Some(if is_whole {
-                Condition::Corrupt
-            } else {
-                Condition::Torn
+            self.condition = Some(match is_whole || self.has_lost_its_end(line) {
+                true => Condition::Corrupt,
+                false => Condition::Torn,
             });
         }
         Ok(taken.is_some())
@@ -233,18 +234,27 @@ impl Reader {
 
     /// `None` for a line that is damaged.
     fn take_line(&mut self, line: &[u8], is_whole: bool) -> Result<Option<()>, Foreign> {
-        let split = line.split_at_checked(DIGITS + 1);
-        let text = split.map_or(&[][..], |(_, text)| text);
+        let (signed, text) = split_checksum(line);
         if self.header.is_none() {
             foreign(text)?;
         }
         let sum = checksum(self.checksum, text);
-        let is_sound = split.is_some_and(|(digits, _)| digits == format!("{sum:08x} ").as_bytes());
-        if !is_whole || !is_sound || self.entry(text).is_none() {
+        if !is_whole || signed != Some(sum) || self.entry(text).is_none() {
             return Ok(None);
         }
         self.checksum = sum;
         Ok(Some(()))
+    }
+
+    /// Whether a line without an end is one that had an end, and lost it to damage.
+    fn has_lost_its_end(&self, line: &[u8]) -> bool {
+        let (signed, text) = split_checksum(line);
+        let mut sum = self.checksum;
+        text.iter().any(|byte| {
+            let ends_here = signed == Some(sum);
+            sum = checksum(sum, &[*byte]);
+            ends_here
+        })
     }
 
     fn entry(&mut self, text: &[u8]) -> Option<()> {
@@ -253,6 +263,7 @@ impl Reader {
             let (_, rest) = split_word(rest)?;
             let header: Header = serde_json::from_slice(rest).ok()?;
             wire::check_text(&header.epoch).ok()?;
+            (header.revision <= MOST).then_some(())?;
             self.header = Some(header);
             return Some(());
         };
@@ -261,22 +272,30 @@ impl Reader {
                 let (place, rest) = split_word(rest)?;
                 let place = number(place)?;
                 let peer = Kept::new(place, Registration::from_json(rest).ok()?);
-                self.forget(&peer.facts.cell_id);
-                self.places.insert(peer.facts.cell_id.clone(), place);
-                // Two at one place cannot have been written.
-                self.peers.insert(place, peer).is_none().then_some(())
+                let id = &peer.facts.cell_id;
+                let there = self.peers.get(&place);
+                if there.is_some_and(|there| there.facts.cell_id != *id) {
+                    // Two at one place cannot have been written.
+                    return None;
+                }
+                self.forget(id);
+                self.places.insert(id.clone(), place);
+                self.peers.insert(place, peer);
+                Some(())
             }
             b"gone" => {
                 let gone: Gone = serde_json::from_slice(rest).ok()?;
                 let id = CellId::new(&gone.cell_id).ok()?;
-                self.forget(&id);
-                if let (Some(instance), Some(at)) = (gone.instance, gone.at) {
-                    self.left.push(Left {
-                        id,
+                let left = match (gone.instance, gone.at) {
+                    (Some(instance), Some(at)) => Some(Left {
+                        id: id.clone(),
                         instance: Instance::new(&instance).ok()?,
                         at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(at))?,
-                    });
-                }
+                    }),
+                    _ => None,
+                };
+                self.forget(&id);
+                self.left.extend(left);
                 Some(())
             }
             b"revision" => {
@@ -329,18 +348,29 @@ fn is_beginning(text: &[u8]) -> bool {
     whole.as_bytes().starts_with(text)
 }
 
+/// The checksum in front of a line, if it has one, and the rest.
+fn split_checksum(line: &[u8]) -> (Option<u32>, &[u8]) {
+    let Some((digits, text)) = line.split_at_checked(DIGITS + 1) else {
+        return (None, &[]);
+    };
+    let sum = std::str::from_utf8(&digits[..DIGITS]).ok();
+    let sum = sum.and_then(|sum| u32::from_str_radix(sum, 16).ok());
+    let is_written_so = |sum: &u32| digits == format!("{sum:08x} ").as_bytes();
+    (sum.filter(is_written_so), text)
+}
+
 fn split_word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == b' ')?;
     Some((&text[..at], &text[at + 1..]))
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    if !digits.iter().all(u8::is_ascii_digit) {
+    let is_written_so = digits == b"0" || !digits.starts_with(b"0");
+    if !is_written_so || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // Above this a number does not come back from every JSON reader.
     let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (number <= 1 << 53).then_some(number)
+    (number <= MOST).then_some(number)
 }
 
 #[cfg(test)]
@@ -450,6 +480,29 @@ mod tests {
                 let recovered = recover(&damaged).expect("ours").expect("not empty");
                 assert_eq!(recovered.condition, Condition::Corrupt);
             }
+        }
+    }
+
+    #[test]
+    fn a_last_line_that_is_torn_is_told_from_one_whose_end_is_damaged() {
+        let (whole, mut writer) = journal();
+        let condition = |bytes: &[u8]| {
+            let recovered = recover(bytes).expect("ours").expect("not empty");
+            recovered.condition
+        };
+        let mut damaged = whole.clone();
+        if let Some(end) = damaged.last_mut() {
+            *end = b'*';
+        }
+        assert_eq!(condition(&damaged), Condition::Corrupt);
+        // What stands behind it may itself be torn.
+        let mut next = Vec::new();
+        writer.write(&Entry::Revision(300), &mut next);
+        for length in 1..next.len() {
+            let torn = [&whole, &next[..length]].concat();
+            assert_eq!(condition(&torn), Condition::Torn);
+            let both = [&damaged, &next[..length]].concat();
+            assert_eq!(condition(&both), Condition::Corrupt);
         }
     }
 

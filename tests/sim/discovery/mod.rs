@@ -1,27 +1,30 @@
-//! Discovery: the real registry, clock and hold, with a reaper that passes like the real one, a
-//! disk, and a process that can be stopped, continued, killed and started again.
+//! Discovery: the real registry, clock, hold and state file, with a reaper that passes and a keeper
+//! that writes like the real ones, a disk, and a process that can be stopped, continued, killed and
+//! started again.
 
+mod disk;
+mod keeper;
 mod process;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aios_mesh::discovery::clock::LeaseClock;
 use aios_mesh::discovery::hold::Hold;
-use aios_mesh::registry::{Limits, Now, Registry};
-use aios_mesh::wire::Registration;
+use aios_mesh::discovery::state::former::Former;
+use aios_mesh::registry::{Kept, LeaseTime, Limits, Now, Registry};
 
 use crate::cell::Run;
 use crate::chance::Chance;
 use crate::coverage::Seen;
-use crate::invariants::{Bounds, cell_of};
+use crate::faults::Loss;
+use crate::invariants::{Bounds, Memory, Moment};
 use crate::network::{Request, What};
 use crate::safeguards::Safeguard;
 use crate::world::{Event, Scene};
+use disk::Disk;
+use keeper::Keeper;
 use process::Process;
 
-/// How late the disk has a change at most.
-const WRITTEN_AFTER: Duration = Duration::from_millis(900);
 /// How long what piled up in a pause takes to be served.
 const CATCHES_UP_IN: Duration = Duration::from_millis(20);
 
@@ -31,20 +34,13 @@ pub struct Discovery {
     bounds: Bounds,
     has_state_file: bool,
     process: Option<Process>,
-    disk: Option<Disk>,
+    disk: Disk,
+    /// What the next process has to know.
+    memory: Memory,
     processes: u64,
     /// Until when the reaper's thread gets little of the processor, and how late it wakes.
     starved: (Duration, Duration),
     chance: Chance,
-}
-
-/// What has reached the disk.
-#[derive(Clone, Debug)]
-struct Disk {
-    epoch: u64,
-    peers: Vec<Registration>,
-    /// No revision from here on has been given out.
-    reserved: u64,
 }
 
 impl Discovery {
@@ -54,7 +50,8 @@ impl Discovery {
             bounds,
             has_state_file,
             process: None,
-            disk: None,
+            disk: Disk::new(seed),
+            memory: Memory::Lost,
             processes: 0,
             starved: (Duration::ZERO, Duration::ZERO),
             chance: Chance::new(seed, "discovery"),
@@ -68,29 +65,47 @@ impl Discovery {
         }
         self.processes += 1;
         let number = self.processes;
-        let disk = self.disk.take();
+        let (former, keeper) = self.remember(number.to_string(), scene);
         let max_peers = match scene.lacks(Safeguard::MaxPeers) {
             true => usize::MAX,
             false => self.bounds.max_peers,
         };
-        let mut process = Process {
+        let mut registry = Registry::new(Limits {
+            stale_after: self.bounds.stale_after,
+            max_peers,
+        });
+        let moment = Moment {
+            now: scene.now,
+            lease: LeaseTime::default(),
+            wall: scene.shown_wall(),
+        };
+        let now = Now {
+            lease: moment.lease,
+            wall: moment.wall,
+        };
+        registry.restore(former.peers, &former.left, former.revision, now);
+        let kept = registry.kept_from(0, usize::MAX);
+        let kept: Vec<_> = kept.iter().map(Kept::registration).collect();
+        scene.say(|_| {
+            let (epoch, revision) = (&former.epoch, former.revision);
+            format!(
+                "discovery starts, knows {} in epoch {epoch} from {revision} on",
+                kept.len()
+            )
+        });
+        let list = registry.list();
+        let memory = std::mem::replace(&mut self.memory, Memory::Lost);
+        scene
+            .ledger
+            .started(&list, &former.epoch, memory, &kept, moment);
+        self.process = Some(Process {
             number,
             started: scene.now,
             wall_at_start: scene.wall(),
-            epoch: match &disk {
-                Some(disk) => disk.epoch,
-                None if scene.lacks(Safeguard::NewEpoch) => 1,
-                None => number,
-            },
-            registry: Registry::new(Limits {
-                stale_after: self.bounds.stale_after,
-                max_peers,
-            }),
-            revisions_from: disk.as_ref().map_or(0, |disk| disk.reserved),
-            reserved: 0,
+            registry,
+            keeper,
             clock: LeaseClock::new(self.bounds.stale_after, Duration::ZERO),
             hold: self.hold(scene),
-            registrations: BTreeMap::new(),
             is_stopped: false,
             pile: Vec::new(),
             next_tick: scene.now,
@@ -98,46 +113,35 @@ impl Discovery {
             held_until: None,
             timer: 0,
             wakes_at: scene.now,
-            write_is_due: false,
-        };
-        let moment = process.moment(scene);
-        let kept = match &disk {
-            Some(disk) => {
-                scene.coverage.saw(Seen::StartedWithState);
-                for registration in &disk.peers {
-                    let now = Now {
-                        lease: moment.lease,
-                        wall: moment.wall,
-                    };
-                    let accepted = process.registry.register(registration.clone(), now);
-                    if let Ok(accepted) = accepted {
-                        let cell = cell_of(&accepted.facts);
-                        process.registrations.insert(cell, registration.clone());
-                        let _ = process.clock.heed(accepted.lease, moment.lease);
-                    }
-                }
-                Some(scene.was_graceful)
-            }
-            None => {
-                scene.coverage.saw(Seen::StartedWithoutState);
-                None
-            }
-        };
-        let mut list = process.registry.list();
-        list.revision = process.revision();
-        let recovered: Vec<Registration> = list
-            .peers
-            .iter()
-            .map(|peer| process.registrations[&cell_of(&peer.facts)].clone())
-            .collect();
-        scene.say(|_| format!("discovery starts, knows {}", recovered.len()));
-        scene
-            .ledger
-            .started(&list, process.epoch, kept, &recovered, moment);
-        self.process = Some(process);
-        self.write(scene);
+        });
         scene.ledger.reaper_sleeps(scene.now);
         self.reaper(number, 0, scene);
+    }
+
+    /// What there is to know of the process before, and the thread that goes on from it.
+    fn remember(&mut self, new_epoch: String, scene: &mut Scene) -> (Former, Option<Keeper>) {
+        scene.coverage.saw(match self.memory {
+            Memory::Lost => Seen::StartedWithoutState,
+            _ => Seen::StartedWithState,
+        });
+        if !self.has_state_file {
+            let epoch = match scene.lacks(Safeguard::NewEpoch) {
+                true => "1".to_owned(),
+                false => new_epoch,
+            };
+            return (Former::none(epoch), None);
+        }
+        let (former, writer) = self.disk.read(new_epoch.clone(), scene);
+        let keeper = Keeper::start(&former, writer, &mut self.disk, scene);
+        if self.chance.odds(0.05) {
+            scene.coverage.saw(Seen::KilledStarting);
+            self.disk.is_killed(false, scene);
+            return self.remember(new_epoch, scene);
+        }
+        if !scene.lacks(Safeguard::ReservedFirst) {
+            self.disk.sync();
+        }
+        (former, Some(keeper))
     }
 
     fn hold(&self, scene: &Scene) -> Hold {
@@ -156,39 +160,42 @@ impl Discovery {
     }
 
     /// It ends: killed, or gracefully, with what was accepted answered and written.
-    pub fn end(&mut self, gracefully: bool, forgets: bool, scene: &mut Scene) {
+    pub fn end(&mut self, gracefully: bool, loss: Option<Loss>, scene: &mut Scene) {
         let gracefully = gracefully && self.runs();
-        if self.process.is_none() {
+        let Some(mut process) = self.process.take() else {
             return;
-        }
-        scene.was_graceful = gracefully;
-        match gracefully {
-            true => {
-                scene.coverage.saw(Seen::StoppedGracefully);
-                self.write(scene);
+        };
+        for event in std::mem::take(&mut process.pile) {
+            if let Event::Arrive(request) = event {
+                scene.reset(&request);
             }
-            false => {
-                scene.coverage.saw(Seen::Crashed);
-                let is_behind = |process: &Process| process.write_is_due;
-                if self.process.as_ref().is_some_and(is_behind) {
-                    scene.coverage.saw(Seen::LostUnwritten);
+        }
+        scene.coverage.saw(match gracefully {
+            true => Seen::StoppedGracefully,
+            false => Seen::Crashed,
+        });
+        if let Some(keeper) = process.keeper {
+            match gracefully {
+                true => keeper.stop(&process.registry, &mut self.disk, scene),
+                false => {
+                    if keeper.is_behind() {
+                        scene.coverage.saw(Seen::LostUnwritten);
+                    }
+                    self.disk.is_killed(keeper.renames(), scene);
                 }
             }
         }
-        if let Some(process) = self.process.take() {
-            for event in process.pile {
-                if let Event::Arrive(request) = event {
-                    scene.reset(&request);
-                }
-            }
-        }
-        if forgets {
-            self.disk = None;
-        }
-        if let Some(disk) = &mut self.disk
-            && scene.lacks(Safeguard::Journal)
-        {
-            disk.peers.clear();
+        self.memory = match (
+            self.has_state_file && loss != Some(Loss::Everything),
+            gracefully,
+        ) {
+            (false, _) => Memory::Lost,
+            (true, _) if loss.is_some() && self.disk.is_damaged(scene) => Memory::Damaged,
+            (true, true) => Memory::Stopped,
+            (true, false) => Memory::Killed,
+        };
+        if loss == Some(Loss::Everything) {
+            self.disk.forget();
         }
         scene.ledger.ended(scene.now);
     }
@@ -240,10 +247,14 @@ impl Discovery {
         match event {
             Event::Arrive(request) => self.serve(&request, runs, scene),
             Event::Reaper { process, timer } => self.reaper(process, timer, scene),
-            Event::Write { process: number }
-                if process.number == number && !scene.lacks(Safeguard::JournalInTime) =>
-            {
-                self.write(scene);
+            Event::Write { process: number } if process.number == number => {
+                let again = process
+                    .keeper
+                    .as_mut()
+                    .and_then(|keeper| keeper.goes_on(&process.registry, &mut self.disk, scene));
+                if let Some(at) = again {
+                    scene.at(at, Event::Write { process: number });
+                }
             }
             _ => {}
         }
@@ -330,58 +341,16 @@ impl Discovery {
         }
     }
 
-    /// After every operation: wakes the reaper, reserves revisions, sees that what changed is
-    /// written, and has the list compared.
+    /// After every operation: wakes the reaper, and has the list compared.
     fn changed(&mut self, scene: &mut Scene) {
         let Some(process) = &mut self.process else {
             return;
         };
-        let revision = process.revision();
-        let has_changed = revision >= process.reserved || scene.has_changed;
-        if scene.has_changed && self.has_state_file && !process.write_is_due {
-            process.write_is_due = true;
-            let at = scene.now + self.chance.between(Duration::ZERO, WRITTEN_AFTER);
-            let process = process.number;
-            scene.at(at, Event::Write { process });
-        }
-        scene.has_changed = false;
-        let mut list = process.registry.list();
-        list.revision = revision;
-        scene.ledger.compare(&list);
-        if has_changed && revision >= process.reserved && self.has_state_file {
-            process.reserved = revision + 64;
-            let reserved = process.reserved;
-            if let Some(disk) = &mut self.disk
-                && !scene.lacks(Safeguard::RevisionsAhead)
-            {
-                disk.reserved = reserved;
-            }
-        }
+        scene.ledger.compare(&process.registry.list());
         if std::mem::take(&mut scene.reaper_is_woken) && scene.now < process.wakes_at {
             scene.ledger.reaper_is_called(scene.now);
             let at_most = process.wakes_at - scene.now;
             self.wake(scene.now, at_most, scene);
         }
-    }
-
-    /// Writes all there is to the disk.
-    fn write(&mut self, scene: &Scene) {
-        let Some(process) = self.process.as_mut().filter(|_| self.has_state_file) else {
-            return;
-        };
-        process.write_is_due = false;
-        process.reserved = process.revision() + 64;
-        let list = process.registry.list();
-        let peers = list.peers.iter().map(|peer| cell_of(&peer.facts));
-        self.disk = Some(Disk {
-            epoch: process.epoch,
-            peers: peers
-                .map(|cell| process.registrations[&cell].clone())
-                .collect(),
-            reserved: match scene.lacks(Safeguard::RevisionsAhead) {
-                true => process.revision(),
-                false => process.reserved,
-            },
-        });
     }
 }

@@ -1,14 +1,15 @@
 //! One process of discovery: what it answers, and what its reaper does when it wakes.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aios_mesh::discovery::Settings;
 use aios_mesh::discovery::clock::LeaseClock;
 use aios_mesh::discovery::hold::{Crowd, Hold, Verdict};
-use aios_mesh::registry::{LeaseTime, Now, Refused, Registry};
-use aios_mesh::wire::Registration;
+use aios_mesh::discovery::state::journal::Entry;
+use aios_mesh::registry::{Change, LeaseTime, Now, Refused, Registry};
+use aios_mesh::wire::{CellId, Instance};
 
+use super::keeper::Keeper;
 use crate::cell::{Run, id};
 use crate::coverage::Seen;
 use crate::invariants::{Bounds, Moment, cell_of};
@@ -24,14 +25,11 @@ pub(super) struct Process {
     pub(super) number: u64,
     pub(super) started: Duration,
     pub(super) wall_at_start: Duration,
-    pub(super) epoch: u64,
     pub(super) registry: Registry,
-    /// What the registry's revisions are counted from.
-    pub(super) revisions_from: u64,
-    pub(super) reserved: u64,
+    /// The thread that keeps the state file up, where there is one.
+    pub(super) keeper: Option<Keeper>,
     pub(super) clock: LeaseClock,
     pub(super) hold: Hold,
-    pub(super) registrations: BTreeMap<usize, Registration>,
     pub(super) is_stopped: bool,
     /// What arrived while it was stopped.
     pub(super) pile: Vec<Event>,
@@ -40,7 +38,6 @@ pub(super) struct Process {
     pub(super) held_until: Option<Duration>,
     pub(super) timer: u64,
     pub(super) wakes_at: Duration,
-    pub(super) write_is_due: bool,
 }
 
 impl Process {
@@ -61,8 +58,32 @@ impl Process {
         }
     }
 
-    pub(super) fn revision(&self) -> u64 {
-        self.revisions_from + self.registry.revision()
+    /// What is kept of a peer is new, or it is gone: `left` is the run that said so, and when.
+    fn has_changed(
+        &mut self,
+        id: &CellId,
+        left: Option<(Instance, SystemTime)>,
+        scene: &mut Scene,
+    ) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let wakes_at = keeper.push(
+            match self.registry.kept(id) {
+                Some(kept) => Entry::Peer(kept),
+                None => Entry::Gone {
+                    id: id.clone(),
+                    left,
+                },
+            },
+            scene.now,
+        );
+        if let Some(at) = wakes_at
+            && !scene.lacks(Safeguard::JournalInTime)
+        {
+            let process = self.number;
+            scene.at(at, Event::Write { process });
+        }
     }
 
     pub(super) fn register(
@@ -83,14 +104,18 @@ impl Process {
                 if !scene.lacks(Safeguard::ShortTicks) {
                     scene.reaper_is_woken = self.clock.heed(accepted.lease, now.lease);
                 }
-                accepted.revision += self.revisions_from;
+                let to_keep = match scene.lacks(Safeguard::RunKept) {
+                    true => !matches!(accepted.change, Change::Renewed),
+                    false => accepted.to_keep,
+                };
+                if to_keep {
+                    self.has_changed(&registration.cell_id, None, scene);
+                }
                 scene.saw_change(&accepted.change);
                 let interval = Settings::heartbeat_interval(accepted.lease);
                 if scene.lacks(Safeguard::OwnLease) {
                     accepted.lease = registration.stale_after.unwrap_or(accepted.lease);
                 }
-                self.registrations
-                    .insert(request.cell, registration.clone());
                 scene
                     .ledger
                     .registered(request, &registration, &accepted, at);
@@ -119,11 +144,10 @@ impl Process {
             beat.instance = None;
         }
         let mut result = self.registry.heartbeat(&beat, now);
-        if let Ok(renewal) = &mut result {
-            renewal.revision += self.revisions_from;
-            if scene.lacks(Safeguard::OwnLease) {
-                renewal.lease = run.registration.stale_after.unwrap_or(renewal.lease);
-            }
+        if let Ok(renewal) = &mut result
+            && scene.lacks(Safeguard::OwnLease)
+        {
+            renewal.lease = run.registration.stale_after.unwrap_or(renewal.lease);
         }
         let instance = run.registration.instance.as_ref();
         scene.ledger.beat(request, instance, &result, at);
@@ -148,10 +172,7 @@ impl Process {
         scene: &mut Scene,
     ) -> Answer {
         let instance = run.and_then(|run| run.registration.instance.clone());
-        let registered = self
-            .registrations
-            .get(&cell)
-            .and_then(|known| known.instance.clone());
+        let registered = self.registry.kept(&id(cell)).and_then(|it| it.instance);
         let named = match scene.missing {
             Some(Safeguard::InstanceOfGoodbye) => None,
             // Without a name nothing is remembered.
@@ -162,13 +183,13 @@ impl Process {
         scene.ledger.goodbye(cell, instance.as_ref(), &result, at);
         match result {
             Ok(_) => {
-                self.registrations.remove(&cell);
+                let left = named.map(|instance| (instance.clone(), now.wall));
+                self.has_changed(&id(cell), left, scene);
                 scene.coverage.saw(match run {
                     Some(_) => Seen::GoodbyeTaken,
                     None => Seen::OperatorDeregistered,
                 });
-                scene.has_changed = true;
-                scene.ledger.departed(self.revision(), 1);
+                scene.ledger.departed(self.registry.revision(), 1);
                 Answer::Ok(None)
             }
             Err(refused) => {
@@ -228,16 +249,15 @@ impl Process {
             }
         }
         for (cell, departure) in &gone {
-            self.registrations.remove(cell);
+            self.has_changed(&departure.facts.cell_id, None, scene);
             scene.coverage.saw(Seen::Reaped);
             scene.say(|_| format!("c{cell} is reaped, silent for {:?}", departure.silent_for));
         }
         if gone.len() * 2 > crowd.peers && gone.len() >= bounds.hold_min.max(2) {
             scene.coverage.saw(Seen::MassReaped);
         }
-        scene.has_changed |= !gone.is_empty();
         scene.ledger.pass(&gone, false, at);
-        scene.ledger.departed(self.revision(), gone.len());
+        scene.ledger.departed(self.registry.revision(), gone.len());
         None
     }
 }

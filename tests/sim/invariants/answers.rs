@@ -21,8 +21,8 @@ impl Ledger {
         let instance = &registration.instance;
         let fenced = instance.as_ref().is_some_and(|instance| {
             let of_this_run = |left: &&Left| left.cell == cell && left.instance == *instance;
-            let last = self.left.iter().rev().find(of_this_run);
-            last.is_some_and(|left| at.now.saturating_sub(left.at) <= FENCED_FOR)
+            let mut known = self.left.iter().filter(of_this_run);
+            known.any(|left| left.is_known && at.now.saturating_sub(left.at) <= FENCED_FOR)
         });
         self.holds(Invariant::Fenced, !fenced, || {
             format!("c{cell} registers with an instance that said goodbye less than a minute ago")
@@ -194,7 +194,11 @@ impl Ledger {
                 cell,
                 instance: instance.clone(),
                 at: at.now,
+                at_wall: at.wall,
                 at_lease: at.lease,
+                was_taken: result.is_ok(),
+                wall_was_set: false,
+                is_known: true,
             });
         }
         if result.is_ok() {

@@ -27,7 +27,8 @@ pub enum Invariant {
     /// What was answered is what the list shows, first registered first.
     Exact,
     /// The revision rises with each change of the membership and with nothing else, and never falls
-    /// within an epoch; without the former state it is another epoch.
+    /// within an epoch, whatever crashes; it is another epoch where, and only where, something of the
+    /// former state is lost.
     Revision,
     /// A run that said goodbye is not brought back by its own late requests; the late requests of an
     /// old run do nothing to its successor, but for a registration.
@@ -109,7 +110,28 @@ struct Left {
     cell: usize,
     instance: Instance,
     at: Duration,
+    at_wall: SystemTime,
+    /// When it was, or was read, on discovery's clock.
     at_lease: LeaseTime,
+    /// Whether somebody was taken out by it.
+    was_taken: bool,
+    /// Whether the wall clock was set since, by which the time over a restart is counted.
+    wall_was_set: bool,
+    /// Whether it is to be known still.
+    is_known: bool,
+}
+
+/// What a discovery that starts has of the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Nothing.
+    Lost,
+    /// What can be read of a state file that is damaged.
+    Damaged,
+    /// The state file of one that was killed.
+    Killed,
+    /// That of one that was told to stop.
+    Stopped,
 }
 
 /// What the ledger knows of a run.
@@ -168,6 +190,8 @@ pub struct Ledger {
     order: Vec<usize>,
     /// When the membership of each cell changed, and into what.
     history: Vec<Vec<Was>>,
+    /// All that each cell ever was.
+    ever: Vec<Vec<Kept>>,
     left: Vec<Left>,
     said: Vec<Said>,
     /// When discovery was stopped by SIGSTOP.
@@ -181,7 +205,7 @@ pub struct Ledger {
     episode: Option<Episode>,
     /// When the last hold was over.
     held_until: Duration,
-    epoch: Option<u64>,
+    epoch: Option<String>,
     revision: u64,
     /// The highest revision that went out to anybody within the epoch.
     highest: u64,
@@ -196,6 +220,7 @@ impl Ledger {
             entries: vec![None; cells],
             order: Vec::new(),
             history: vec![Vec::new(); cells],
+            ever: vec![Vec::new(); cells],
             left: Vec::new(),
             said: Vec::new(),
             pauses: Vec::new(),
@@ -275,6 +300,7 @@ impl Ledger {
             instance: entry.instance.clone(),
             lease: entry.lease,
         });
+        self.ever[cell].extend(kept.clone());
         self.history[cell].push(Was {
             since,
             on_disk,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use aios_mesh::registry::List;
 use aios_mesh::wire::Registration;
 
-use super::{DURABLE_AFTER, Entry, Invariant, Kept, Ledger, Moment, Was, cell_of, is_of};
+use super::{
+    DURABLE_AFTER, Entry, FENCED_FOR, Invariant, Kept, Ledger, Memory, Moment, Was, cell_of, is_of,
+};
 
 impl Ledger {
     /// SIGSTOP.
@@ -57,13 +59,19 @@ impl Ledger {
         self.down_since = Some(now);
     }
 
-    /// Discovery starts. `kept` says whether it is to know what it knew before, and whether all of
-    /// it, down to the last change.
+    /// The wall clock is set.
+    pub fn wall_is_set(&mut self) {
+        for left in &mut self.left {
+            left.wall_was_set = true;
+        }
+    }
+
+    /// Discovery starts, with a `memory` of which it says that this is in it.
     pub fn started(
         &mut self,
         list: &List,
-        epoch: u64,
-        kept: Option<bool>,
+        epoch: &str,
+        memory: Memory,
         recovered: &[Registration],
         at: Moment,
     ) {
@@ -72,31 +80,32 @@ impl Ledger {
             self.outage(down_since, at.now);
         }
         self.episode = None;
-        self.left.clear();
         let revision = list.revision;
-        match (kept, self.epoch) {
-            (Some(_), Some(before)) => {
+        let is_kept = matches!(memory, Memory::Killed | Memory::Stopped);
+        match self.epoch.take() {
+            Some(before) if is_kept => {
                 let highest = self.highest;
                 self.holds(Invariant::Revision, epoch == before, || {
-                    "it is another epoch although the state was kept".to_owned()
+                    format!("it is epoch {epoch}, not {before}, although the state was kept")
                 });
                 self.holds(Invariant::Revision, revision > highest, || {
                     format!("revision {revision} after the start, {highest} was given out before")
                 });
             }
-            (None, Some(before)) => {
+            Some(before) => {
                 self.holds(Invariant::Revision, epoch != before, || {
-                    "it is the same epoch although the state was lost".to_owned()
+                    format!("it is still epoch {epoch} although the state was lost: {memory:?}")
                 });
                 self.highest = 0;
             }
-            (_, None) => {}
+            None => {}
         }
-        self.epoch = Some(epoch);
+        self.epoch = Some(epoch.to_owned());
         self.revision = revision;
         self.gave_out(revision);
         let listed: Vec<usize> = list.peers.iter().map(|peer| cell_of(&peer.facts)).collect();
         let killed = down_since.unwrap_or(at.now);
+        self.recall_goodbyes(memory, killed, at);
         // Those who were there all along keep their order.
         let lasting = |cell: &&usize| {
             let last = self.history[**cell].last();
@@ -106,15 +115,20 @@ impl Ledger {
         let before = self.order.iter().filter(lasting).filter(found);
         let before: Vec<usize> = before.copied().collect();
         let after: Vec<usize> = listed.iter().filter(lasting).copied().collect();
-        self.holds(Invariant::Exact, before == after || kept.is_none(), || {
+        self.holds(Invariant::Exact, before == after || !is_kept, || {
             format!("the order is {after:?} after the start, {before:?} before")
         });
         for cell in 0..self.entries.len() {
             let position = listed.iter().position(|listed| *listed == cell);
             let found = position.map(|position| &recovered[position]);
-            let allowed = match kept {
-                None => vec![None],
-                Some(complete) => self.may_be_kept(cell, killed, complete),
+            let allowed = match memory {
+                Memory::Lost => vec![None],
+                Memory::Damaged => {
+                    let ever = self.ever[cell].iter().cloned().map(Some);
+                    ever.chain([None]).collect()
+                }
+                Memory::Killed => self.may_be_kept(cell, killed, false),
+                Memory::Stopped => self.may_be_kept(cell, killed, true),
             };
             let is_right = allowed.iter().any(|allowed| match (allowed, found) {
                 (None, None) => true,
@@ -147,6 +161,24 @@ impl Ledger {
             self.write_down(cell, at.now, true);
         }
         self.order = listed;
+    }
+
+    /// What is known of those who said goodbye: the time over the restart is counted on the wall
+    /// clock, and what is read counts anew on discovery's.
+    fn recall_goodbyes(&mut self, memory: Memory, killed: Duration, at: Moment) {
+        let mut left = std::mem::take(&mut self.left);
+        left.retain_mut(|left| {
+            let is_kept = match memory {
+                Memory::Lost | Memory::Damaged => false,
+                Memory::Killed => self.ran(left.at, killed) > DURABLE_AFTER,
+                Memory::Stopped => true,
+            };
+            left.is_known &= left.was_taken && is_kept && !left.wall_was_set;
+            left.at_lease = at.lease;
+            let age = at.wall.duration_since(left.at_wall).unwrap_or_default();
+            memory != Memory::Lost && left.was_taken && age <= FENCED_FOR
+        });
+        self.left = left;
     }
 
     /// What a start may know of a cell: what it was a second of running before the end, or later.
