@@ -5,6 +5,7 @@
 //! through. The functions stand beside what they are about, in the `fuzzing` of its folder.
 
 pub use crate::discovery::fuzzing::routes;
+pub use crate::discovery::state::fuzzing::state;
 pub use crate::http::fuzzing::door;
 pub use crate::mesh::fuzzing::answers;
 pub use crate::wire::fuzzing::bodies;
@@ -13,11 +14,12 @@ pub use crate::wire::fuzzing::bodies;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("answers", answers),
     ("bodies", bodies),
     ("door", door),
     ("routes", routes),
+    ("state", state),
 ];
 
 #[cfg(test)]

@@ -11,6 +11,8 @@
 pub mod book;
 mod file;
 pub mod former;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod journal;
 mod keeper;
 
