@@ -332,7 +332,8 @@ impl Shared {
 }
 
 /// Tells the connection that has waited longest to leave. One that has only just begun something
-/// is spared, unless `in_need` of room, when one that waits for its client is taken all the same.
+/// is spared, unless `in_need` of room, when one that waits for its client is taken all the same
+/// where there is no other.
 /// Returns whether one was told.
 fn close_longest_waiting(seats: &Slab<Arc<Seat>>, in_need: bool) -> bool {
     let may_go = |(doing, since): (u64, u64), seat: &Seat| match doing {
@@ -345,7 +346,10 @@ fn close_longest_waiting(seats: &Slab<Arc<Seat>>, in_need: bool) -> bool {
         .iter()
         .map(|(_, seat)| (seat.doing(), seat))
         .filter(|(doing, seat)| may_go(*doing, seat))
-        .min_by_key(|(doing, _)| *doing);
+        .min_by_key(|((doing, since), seat)| {
+            let is_spared = *doing != PARTING && seat.is_fresh(*since);
+            (is_spared, *doing, *since)
+        });
     longest.is_some_and(|(doing, seat)| seat.tell_to_leave(doing))
 }
 

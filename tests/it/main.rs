@@ -12,6 +12,7 @@ mod cli;
 mod deploy;
 mod door;
 mod lifecycle;
+mod overload;
 mod python;
 mod state;
 mod support;

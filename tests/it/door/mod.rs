@@ -10,17 +10,16 @@ mod stop;
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aios_mesh::shutdown::Latch;
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    Answer, Child, Connection, SOON, command, discovery, holds_for, ids, pause, register, report,
-    skip, wait_for,
+    Answer, Child, Connection, SOON, discovery, discovery_within, holds_for, ids, may_hold, pause,
+    register, report, skip, wait_for,
 };
 
 /// How often each case is tried.

@@ -2,6 +2,7 @@
 //! waiting for conditions with a deadline.
 
 mod child;
+mod limits;
 mod raw;
 mod socket;
 mod stub;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aios_mesh::wire::parse_timestamp;
 pub use child::{Child, command, run};
+pub use limits::{discovery_within, may_hold};
 pub use raw::{Answer, Connection, request};
 use serde_json::Value;
 pub use socket::{Held, ONE, passed};
