@@ -8,6 +8,7 @@
 //! What waits is bounded, and so is what is still being sent: readers are turned away before they
 //! take the room that heartbeats need.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// Which part of all connections may wait for a rendering. The others can be closed when somebody
 /// needs room; these cannot.
-const PART_OF_CONNECTIONS: usize = 4;
+const PART_OF_CONNECTIONS: usize = 2;
 /// How many may wait at most.
 const MOST_READERS: usize = 256;
 /// How many bytes of renderings that are not sent yet are held at most, as long as that is enough
@@ -23,11 +24,10 @@ const MOST_READERS: usize = 256;
 const MOST_BYTES: usize = 256 << 20;
 /// How many renderings may always be held, however long they are.
 const RENDERINGS: usize = 4;
-/// What a long rendering is given to grow in. Only what is written to takes memory, and the
-/// allocators of libc give something this large back to the system as soon as it is free, where of
-/// smaller pieces they keep some for each thread that ever rendered.
-const ROOM: usize = (32 << 20) + 1;
-/// From how many bytes on a rendering is long.
+/// Of pieces smaller than this libc keeps some for each thread that was ever given one. What is this
+/// large goes back to the system as soon as it is free, and takes memory only where it is written to.
+const NEVER_KEPT: usize = (32 << 20) + 1;
+/// From how many bytes on that matters.
 const LONG: usize = 64 << 10;
 /// How long a reader waits for a rendering: less than its own patience, or it is made for nobody.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -158,21 +158,12 @@ impl Renders {
             return Err(Shed::Unsent);
         }
         // Some more than last time, so that it is not copied while it grows.
-        let likely = length + length / 8;
-        let room = if likely > LONG {
-            likely.max(ROOM)
-        } else {
-            likely
-        };
-        let mut bytes = Vec::new();
-        let made = match bytes.try_reserve_exact(room) {
-            Ok(()) => render(&mut bytes).map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
-        };
-        if let Err(e) = made {
+        let failed = |e: &dyn fmt::Display| {
             log::error!("cannot render the list: {e}");
-            return Err(Shed::Failed);
-        }
+            Shed::Failed
+        };
+        let mut bytes = room(length + length / 8).map_err(|e| failed(&e))?;
+        render(&mut bytes).map_err(|e| failed(&e))?;
         self.length.store(bytes.len(), Ordering::Relaxed);
         Ok(Arc::new(Rendering {
             _held: self.bytes.take(bytes.len()),
@@ -184,6 +175,20 @@ impl Renders {
         // Nothing is left half done by a thread that panics while it holds this.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Room for so many items, that leaves nothing behind when it is dropped.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn room<T>(items: usize) -> Result<Vec<T>, TryReserveError> {
+    let least = match items.saturating_mul(size_of::<T>()) {
+        ..LONG => items,
+        _ => items.max(NEVER_KEPT.div_ceil(size_of::<T>())),
+    };
+    let mut room = Vec::new();
+    room.try_reserve_exact(least)?;
+    Ok(room)
 }
 
 /// Whose turn it is to render. However it ends, its readers are told, and another may begin.
@@ -358,28 +363,38 @@ mod tests {
     }
 
     #[test]
-    fn so_many_wait_and_no_longer_than_they_would() {
-        let mut renders = Renders::new(3 * PART_OF_CONNECTIONS);
-        renders.patience = Duration::from_millis(100);
+    fn no_more_wait_than_there_are_connections_for() {
+        let renders = Renders::new(3 * PART_OF_CONNECTIONS);
         thread::scope(|scope| {
             let (first, go_on) = slow(scope, &renders);
             let ask = || renders.share(|body| write(body, "second"));
             let others: Vec<_> = (0..2).map(|_| scope.spawn(ask)).collect();
-            wait_until(|| {
-                renders.readers.taken() == 3
-                    || others.iter().any(thread::ScopedJoinHandle::is_finished)
-            });
-            let more = ask().expect_err("there is no room");
-            assert!(matches!(more, Shed::Crowded | Shed::Late), "{more}");
-            for other in others {
-                let late = other.join().expect("no panic");
-                assert_eq!(late.expect_err("it takes too long"), Shed::Late);
-            }
+            wait_until(|| renders.readers.taken() == 3);
+            assert_eq!(ask().expect_err("there is no room"), Shed::Crowded);
             go_on.send(()).expect("it waits");
             assert!(first.join().expect("no panic").is_ok());
+            for other in others {
+                assert!(other.join().expect("no panic").is_ok());
+            }
             // They are not counted any more.
             assert!(ask().is_ok());
         });
+        let few = Renders::new(1);
+        assert!(few.share(|body| write(body, "alone")).is_ok());
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_they_would() {
+        let mut renders = Renders::new(1000);
+        renders.patience = Duration::from_millis(50);
+        thread::scope(|scope| {
+            let (first, go_on) = slow(scope, &renders);
+            let late = renders.share(|body| write(body, "second"));
+            assert_eq!(late.expect_err("it takes too long"), Shed::Late);
+            go_on.send(()).expect("it waits");
+            assert!(first.join().expect("no panic").is_ok());
+        });
+        assert!(renders.share(|body| write(body, "third")).is_ok());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Threads for connections: one each while it lasts, then kept a while for the next.
+//! Threads for connections: one each while it lasts, then kept a while for the next. The last one is
+//! kept for good: when the system gives no more threads there is still one to serve.
 
 use std::collections::VecDeque;
 use std::io;
@@ -38,6 +39,8 @@ struct Crew {
     jobs: VecDeque<Job>,
     /// Threads that were started and have not looked for a job yet.
     starting: usize,
+    /// Whether no further job will come.
+    is_over: bool,
 }
 
 struct Idle {
@@ -128,6 +131,12 @@ impl Workers {
     }
 }
 
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+    }
+}
+
 impl Shared {
     /// The life of a thread.
     fn work(&self) {
@@ -172,21 +181,26 @@ impl Shared {
                 job: sender.clone(),
             });
         }
-        let kept_for = kept_until.saturating_duration_since(Instant::now());
-        if let Ok(job) = receiver.recv_timeout(kept_for) {
-            return Ok(job);
+        let mut wait = kept_until.saturating_duration_since(Instant::now());
+        loop {
+            if let Ok(job) = receiver.recv_timeout(wait) {
+                return Ok(job);
+            }
+            let mut crew = self.lock();
+            let threads = crew.threads;
+            let on_the_list = crew.idle.iter().position(|idle| idle.thread == thread);
+            let Some(place) = on_the_list else {
+                drop(crew);
+                // Somebody took it off the list just now, to send a job.
+                return receiver.recv().map_err(|_| threads);
+            };
+            if threads > 1 || crew.is_over {
+                crew.idle.remove(place);
+                crew.threads -= 1;
+                return Err(crew.threads);
+            }
+            wait = self.kept_for;
         }
-        let mut crew = self.lock();
-        let on_the_list = crew.idle.iter().position(|idle| idle.thread == thread);
-        if let Some(place) = on_the_list {
-            crew.idle.remove(place);
-            crew.threads -= 1;
-            return Err(crew.threads);
-        }
-        let threads = crew.threads;
-        drop(crew);
-        // Somebody took it off the list just now, to send a job.
-        receiver.recv().map_err(|_| threads)
     }
 
     fn lock(&self) -> MutexGuard<'_, Crew> {
@@ -240,6 +254,36 @@ mod tests {
     }
 
     #[test]
+    fn the_last_thread_is_kept_for_when_no_other_can_be_had() {
+        const KEPT: Duration = Duration::from_millis(20);
+        let (ended, left) = mpsc::channel();
+        let ended = Mutex::new(ended);
+        let workers = Workers::new(KEPT, move |count| {
+            let _ = ended.lock().expect("no panic").send(count);
+        });
+        let (say, said) = mpsc::channel();
+        let gate = Arc::new(std::sync::Barrier::new(2));
+        for _ in 0..2 {
+            let (gate, say) = (Arc::clone(&gate), say.clone());
+            let job = move || {
+                gate.wait();
+                say.send(thread::current().id()).expect("it is waited for");
+            };
+            let start = workers.run(job, Turn::Last);
+            assert_eq!(start.expect("threads can be had"), Start::Now);
+        }
+        let two: Vec<ThreadId> = said.iter().take(2).collect();
+        assert_eq!(left.recv(), Ok(1));
+        assert!(left.recv_timeout(10 * KEPT).is_err(), "the last has ended");
+        let job = move || say.send(thread::current().id()).expect("it is waited for");
+        let start = workers.run(job, Turn::Last);
+        assert_eq!(start.expect("a thread is there"), Start::Now);
+        assert!(two.contains(&said.recv().expect("it runs")));
+        drop(workers);
+        assert_eq!(left.recv(), Ok(0), "without more work it ends as well");
+    }
+
+    #[test]
     fn no_thread_stays_for_a_job_of_our_own() {
         const KEPT: Duration = Duration::from_secs(1);
         let (ended, left) = mpsc::channel();
@@ -247,9 +291,13 @@ mod tests {
         let workers = Workers::new(KEPT, move |count| {
             let _ = ended.lock().expect("no panic").send(count);
         });
+        // The last one stays; this is another.
+        let (_let_go, told) = mpsc::channel::<()>();
+        let busy = move || drop(told.recv());
+        workers.run(busy, Turn::Last).expect("a thread");
         let started = Instant::now();
         workers.run(|| {}, Turn::First).expect("a thread");
-        assert_eq!(left.recv(), Ok(0));
+        assert_eq!(left.recv(), Ok(1));
         assert!(started.elapsed() < KEPT);
         // Nor for longer because of one.
         let started = Instant::now();

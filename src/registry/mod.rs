@@ -518,18 +518,20 @@ impl Registry {
     /// The peers as they are now, first registered first.
     #[must_use]
     pub fn list(&self) -> List {
-        let peers = self
-            .by_place
-            .values()
-            .map(|&slot| {
-                let peer = &self.peers[slot];
-                ListedPeer {
-                    facts: Arc::clone(&peer.facts),
-                    level: peer.level,
-                    last_seen: peer.last_seen,
-                }
-            })
-            .collect();
+        self.list_in(Vec::new())
+    }
+
+    /// The same, in a vector that has room for it, so that none is asked for meanwhile.
+    #[must_use]
+    pub fn list_in(&self, mut peers: Vec<ListedPeer>) -> List {
+        peers.extend(self.by_place.values().map(|&slot| {
+            let peer = &self.peers[slot];
+            ListedPeer {
+                facts: Arc::clone(&peer.facts),
+                level: peer.level,
+                last_seen: peer.last_seen,
+            }
+        }));
         List {
             peers,
             revision: self.revision,

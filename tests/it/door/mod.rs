@@ -28,6 +28,8 @@ const ROUNDS: usize = 3;
 const IDLE: Duration = Duration::from_secs(2);
 /// The flags it is started with: the witness outlives every test.
 const USUAL: [&str; 4] = ["--idle-timeout", "2s", "--stale-after", "60m"];
+/// How many threads are kept for connections when there are none.
+const KEPT: usize = 1;
 /// How soon `/health` answers, whatever else goes on.
 const WELL: Duration = Duration::from_secs(1);
 /// Before this a stop has not given up on anybody, but waits for what it should not wait for.
@@ -60,7 +62,7 @@ impl Door {
             true
         });
         Self {
-            threads: discovery.threads() - connection_threads(&discovery),
+            threads: discovery.threads() - connection_threads(&discovery) + KEPT,
             descriptors,
             slowest: Cell::default(),
             discovery,
@@ -87,7 +89,7 @@ impl Door {
         let (threads, descriptors) = (self.threads, self.descriptors);
         let before = format!("{threads} threads, {descriptors} descriptors are left after {after}");
         let took = wait_for(&before, 2 * IDLE + SOON, || {
-            connection_threads(&self.discovery) == 0
+            connection_threads(&self.discovery) == KEPT
                 && self.discovery.threads() <= threads
                 && self.discovery.descriptors() <= descriptors
         });

@@ -1,5 +1,6 @@
 //! Readers that take all there is, or nothing of what they asked for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
@@ -36,17 +37,17 @@ fn a_hundred_readers_that_never_read_cost_no_member_its_place() {
 struct Readers {
     stopping: Latch,
     threads: Vec<thread::JoinHandle<()>>,
-    answered: std::sync::Arc<[AtomicUsize; 3]>,
+    answered: Arc<[AtomicUsize; 3]>,
 }
 
 impl Readers {
     fn start(address: &str, count: usize) -> Self {
         let stopping = Latch::new();
-        let answered = std::sync::Arc::<[AtomicUsize; 3]>::default();
+        let answered = Arc::<[AtomicUsize; 3]>::default();
         let threads = (0..count)
             .map(|_| {
                 let (address, stopping) = (address.to_owned(), stopping.clone());
-                let answered = std::sync::Arc::clone(&answered);
+                let answered = Arc::clone(&answered);
                 thread::spawn(move || {
                     while !stopping.wait_for(Duration::ZERO) {
                         let kind = match ask(&address, "GET", "/peers", "") {

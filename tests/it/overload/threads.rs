@@ -10,8 +10,8 @@ struct Group(PathBuf);
 
 impl Group {
     /// Makes one, where that can be done.
-    fn make() -> Option<Self> {
-        let name = format!("aios-mesh-test-{}", std::process::id());
+    fn make(name: &str) -> Option<Self> {
+        let name = format!("aios-mesh-{name}-{}", std::process::id());
         let of_its_own = Path::new("/sys/fs/cgroup/pids");
         let unified = Path::new("/sys/fs/cgroup");
         let root = if of_its_own.is_dir() {
@@ -51,7 +51,7 @@ impl Drop for Group {
 
 #[test]
 fn exhausted_threads_cost_no_member_its_place() {
-    let Some(group) = Group::make() else {
+    let Some(group) = Group::make("exhausted") else {
         return skip("exhausted_threads", "a control group with pids.max");
     };
     let discovery = usual(&[]);
@@ -72,6 +72,23 @@ fn exhausted_threads_cost_no_member_its_place() {
         trial_is_served(&discovery.address);
         drop(held);
     });
+}
+
+#[test]
+fn one_thread_is_left_to_a_discovery_that_had_nothing_to_do() {
+    let Some(group) = Group::make("quiet") else {
+        return skip("one_thread_is_left", "a control group with pids.max");
+    };
+    let discovery = discovery(&["--idle-timeout", "100ms"]);
+    group.take_in(&discovery);
+    let at_rest = discovery.threads() + 1;
+    assert_eq!(discovery.get("/health").status, 200);
+    pause(Duration::from_secs(1));
+    assert!(discovery.threads() <= at_rest);
+    group.limit("1").expect("limited");
+    for _ in 0..20 {
+        assert_eq!(discovery.get("/health").status, 200);
+    }
 }
 
 /// Once there are threads again all are served.
