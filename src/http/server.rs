@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::ioctl_fionread;
 use slab::Slab;
 
 use super::accept::Accepting;
@@ -222,6 +223,11 @@ impl Seat {
         matches!(doing, WAITING | HEAD) && !self.is_fresh(since)
     }
 
+    /// Whether something has arrived that its thread has not got to yet.
+    fn has_unread(&self) -> bool {
+        ioctl_fionread(&self.stream).is_ok_and(|count| count > 0)
+    }
+
     /// Whether what it does `since` then was begun only just now.
     fn is_fresh(&self, since: u64) -> bool {
         self.now().saturating_sub(since) <= FRESH_MS
@@ -332,13 +338,12 @@ impl Shared {
 }
 
 /// Tells the connection that has waited longest to leave. One that has only just begun something
-/// is spared, unless `in_need` of room, when one that waits for its client is taken all the same
-/// where there is no other.
-/// Returns whether one was told.
+/// is spared; `in_need` of room, where there is no other, one that waits for its client is taken all
+/// the same, unless its request has arrived. Returns whether one was told.
 fn close_longest_waiting(seats: &Slab<Arc<Seat>>, in_need: bool) -> bool {
     let may_go = |(doing, since): (u64, u64), seat: &Seat| match doing {
         PARTING => true,
-        WAITING | HEAD if in_need => true,
+        WAITING | HEAD if in_need => !seat.is_fresh(since) || !seat.has_unread(),
         BUSY.. => false,
         _ => !seat.is_fresh(since),
     };

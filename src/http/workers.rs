@@ -112,7 +112,11 @@ impl Workers {
         crew.threads -= 1;
         crew.starting -= 1;
         if crew.threads > 0 {
-            return Ok(Start::Later);
+            // One may have been done with another job meanwhile, and have taken this one.
+            return Ok(match crew.short_of() {
+                0 => Start::Now,
+                _ => Start::Later,
+            });
         }
         let job = match turn {
             Turn::First => crew.jobs.pop_front(),
@@ -126,8 +130,13 @@ impl Workers {
 
     /// How many jobs wait for a thread that is busy with another.
     pub(super) fn short_of(&self) -> usize {
-        let crew = self.shared.lock();
-        crew.jobs.len().saturating_sub(crew.starting)
+        self.shared.lock().short_of()
+    }
+}
+
+impl Crew {
+    fn short_of(&self) -> usize {
+        self.jobs.len().saturating_sub(self.starting)
     }
 }
 
