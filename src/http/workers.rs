@@ -302,7 +302,9 @@ mod tests {
         });
         // The last one stays; this is another.
         let (_let_go, told) = mpsc::channel::<()>();
-        let busy = move || drop(told.recv());
+        let busy = move || {
+            let _ = told.recv();
+        };
         workers.run(busy, Turn::Last).expect("a thread");
         let started = Instant::now();
         workers.run(|| {}, Turn::First).expect("a thread");
