@@ -17,10 +17,28 @@ const ANSWERED: [(&str, &[u16]); 9] = [
     ("/openapi.json", &[200, 405]),
 ];
 
+/// What asks for a token wherever there are any.
+const CHANGES: [&str; 4] = [
+    "/register",
+    "/heartbeat",
+    "/peer/{cell_id}",
+    "/unregister/{cell_id}",
+];
+/// What asks for one where reads do, too.
+const ALL_BUT_THE_OPEN: [&str; 6] = [
+    "/register",
+    "/heartbeat",
+    "/peer/{cell_id}",
+    "/unregister/{cell_id}",
+    "/peers",
+    "/metrics",
+];
+const TOKEN: &str = "q7Zp0vXKd3Rw9TfLb2Hs5YgMn8Jc4UeA";
+
 impl Python {
     /// Has requests made up from the document, those it allows and those it does not, and checks
-    /// what comes back.
-    fn holds_to_its_document(self, discovery: &Child) {
+    /// what comes back; each carries the token, if one is given.
+    fn holds_to_its_document(self, discovery: &Child, token: Option<&str>) {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -32,6 +50,7 @@ impl Python {
             .arg(self.0)
             .args(["-m", "schemathesis.cli", "--config-file", settings, "run"])
             .arg(format!("{}/openapi.json", discovery.url()))
+            .args(token.map(|token| format!("--header=Authorization: Bearer {token}")))
             .env_clear()
             .envs(std::env::var("HOME").map(|home| ("HOME", home)))
             .current_dir(&folder)
@@ -54,8 +73,8 @@ fn discovery_answers_as_its_document_says() {
     let narrow = discovery(&["--stale-after", "60m", "--max-peers", "5"]);
     wait_for("it is ready", SOON, || roomy.get("/ready").status == 200);
     thread::scope(|scope| {
-        scope.spawn(|| python.holds_to_its_document(&roomy));
-        scope.spawn(|| python.holds_to_its_document(&narrow));
+        scope.spawn(|| python.holds_to_its_document(&roomy, None));
+        scope.spawn(|| python.holds_to_its_document(&narrow, None));
     });
 
     let counted = format!(
@@ -71,5 +90,45 @@ fn discovery_answers_as_its_document_says() {
                 "no {status} of {route}: {counted}"
             );
         }
+    }
+}
+
+#[test]
+fn discovery_with_tokens_and_a_state_file_answers_as_its_document_says() {
+    let Some(python) = Python::found() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("tokens"), format!("{TOKEN}\n")).expect("written");
+    let start = |state: &str, more: &[&str]| {
+        let (tokens, state) = (path("tokens"), path(state));
+        let flags = ["--token-file", &tokens, "--state-file", &state];
+        discovery(&[&flags, more].concat())
+    };
+    // One that is ready, and one whose reads are closed, too.
+    let open = start("open", &["--stale-after", "100ms", "--reap-every", "60m"]);
+    let closed = start("closed", &["--stale-after", "60m", "--protect-reads"]);
+    wait_for("it is ready", SOON, || open.get("/ready").status == 200);
+    thread::scope(|scope| {
+        for (program, token) in [(&open, None), (&closed, None), (&closed, Some(TOKEN))] {
+            scope.spawn(move || python.holds_to_its_document(program, token));
+        }
+    });
+
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let counted = [&open, &closed].map(|program| {
+        let answer = program.request("GET", "/metrics", &[&token], b"");
+        answer.text().to_owned()
+    });
+    let refused = CHANGES.map(|route| (0, route, 401)).into_iter();
+    let both = ALL_BUT_THE_OPEN.map(|route| [(1, route, 401), (1, route, 200)]);
+    for (of, route, status) in refused.chain(both.concat()) {
+        let series = format!("requests_total{{route=\"{route}\",status=\"{status}\"");
+        let counted = &counted[of];
+        assert!(
+            counted.contains(&series),
+            "no {status} of {route}: {counted}"
+        );
     }
 }
