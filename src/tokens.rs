@@ -68,6 +68,19 @@ impl Tokens {
         .transpose()
     }
 
+    /// One that is in no file.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn only(token: &str) -> Arc<Self> {
+        Arc::new(Self {
+            path: PathBuf::new(),
+            current: Mutex::new([token.to_owned()].into()),
+            look: Mutex::new(Look {
+                last: Instant::now(),
+                trouble: None,
+            }),
+        })
+    }
+
     /// Lets a request pass that carries one of the tokens.
     ///
     /// # Errors

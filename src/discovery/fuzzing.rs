@@ -11,10 +11,13 @@ use super::{Discovery, Settings};
 use crate::http::fuzzing::{Answer, request};
 use crate::http::{Handler, Method, Request};
 use crate::registry::Facts;
+use crate::tokens::Tokens;
 use crate::wire::{Detail, PeersRead};
 
 /// So few peers that a list is soon full.
 const MAX_PEERS: usize = 3;
+/// The token, where one is asked for.
+const TOKEN: &str = "t0k";
 /// How many requests are looked at.
 const REQUESTS: usize = 24;
 
@@ -27,7 +30,8 @@ struct Shown {
 
 /// Whatever discovery is asked: the answer is one that its document has, of the type it says; only
 /// what is answered with 200 and is no GET changes anything, and that is seen at once; there are
-/// never more peers than are allowed, and the revision does not fall.
+/// never more peers than are allowed, and the revision does not fall. Where there is a token, only
+/// who sends it is told or changes anything; where there is none, nobody is asked for one.
 ///
 /// The requests are separated by zeros, each as [`request`] reads it.
 pub fn routes(input: &[u8]) {
@@ -35,31 +39,54 @@ pub fn routes(input: &[u8]) {
         let mut settings = Settings::local("127.0.0.1", 0).ok()?;
         settings.my_host = Some("host".to_owned());
         settings.max_peers = MAX_PEERS;
+        settings.protect_reads = true;
         Some(settings)
     });
+    static TOKENS: LazyLock<Arc<Tokens>> = LazyLock::new(|| Tokens::only(TOKEN));
 
-    let Some(Ok(discovery)) = SETTINGS
-        .clone()
-        .map(|settings| Discovery::new(settings, None, Former::none("epoch".to_owned())))
-    else {
-        unreachable!("no discovery");
-    };
-    for text in input.split(|b| *b == 0).take(REQUESTS) {
-        let Some(request) = request(text) else {
-            continue;
+    for tokens in [None, Some(Arc::clone(&TOKENS))] {
+        let asks = tokens.is_some();
+        let Some(Ok(discovery)) = SETTINGS
+            .clone()
+            .map(|settings| Discovery::new(settings, tokens, Former::none("epoch".to_owned())))
+        else {
+            unreachable!("no discovery");
         };
-        let before = shown(&discovery);
-        let answer = Answer::of(&discovery.handle(&request));
-        let after = shown(&discovery);
-        check(&request, &answer);
-        if answer.status == 200 && request.method() != Method::Get {
-            assert!(after.revision >= before.revision);
-            check_change(&request, &before, &after);
-        } else {
-            assert!(before == after, "{} has changed something", answer.status);
+        for text in input.split(|b| *b == 0).take(REQUESTS) {
+            let Some(request) = request(text) else {
+                continue;
+            };
+            let before = shown(&discovery);
+            let answer = Answer::of(&discovery.handle(&request));
+            let after = shown(&discovery);
+            check(&request, &answer);
+            if asks {
+                check_token(&request, &answer);
+            } else {
+                assert_ne!(answer.status, 401);
+            }
+            if answer.status == 200 && request.method() != Method::Get {
+                assert!(after.revision >= before.revision);
+                check_change(&request, &before, &after);
+            } else {
+                assert!(before == after, "{} has changed something", answer.status);
+            }
+            assert!(after.peers.len() <= MAX_PEERS);
         }
-        assert!(after.peers.len() <= MAX_PEERS);
     }
+}
+
+/// Who does not send the token learns no more than that it works, or that there is no such thing.
+fn check_token(request: &Request, answer: &Answer) {
+    let is_sent = request.bearer() == Some(TOKEN);
+    let is_open = matches!(
+        request.segments().ok().and_then(Route::find),
+        Some(Route::Health | Route::Ready | Route::OpenApi)
+    );
+    assert!(!(is_sent && answer.status == 401));
+    assert!(is_sent || is_open || matches!(answer.status, 400 | 401 | 403 | 404 | 405));
+    let challenge = answer.field("www-authenticate");
+    assert_eq!(challenge.is_some(), answer.status == 401);
 }
 
 fn shown(discovery: &Discovery) -> Shown {
