@@ -4,7 +4,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use super::{file, output, said, static_binary};
-use crate::support::{Traffic, ids_at, pause, report, request, skip, succeeds, wait_for};
+use crate::support::{
+    Traffic, holds_for, ids_at, pause, report, request, skip, succeeds, wait_for,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long anything may take that systemd does, on a machine with much else to do.
@@ -370,4 +372,58 @@ fn the_units_have_their_tokens_from_a_file_that_only_root_can_read() {
     });
     machine.shell("systemctl restart aios-cell@alpha");
     machine.both_are_listed();
+}
+
+#[test]
+fn a_discovery_that_hangs_is_restarted_by_the_watchdog_with_its_members() {
+    let Some(machine) = Machine::boot("watchdog") else {
+        return;
+    };
+    machine.shell(&format!("cd /project\n{}", commands_of_the_readme()));
+    // The unit has a watchdog; a shorter one makes for a shorter test.
+    assert_ne!(machine.show("aios-discovery", "WatchdogUSec"), "0");
+    machine.shell(
+        "mkdir /etc/systemd/system/aios-discovery.service.d
+         printf '[Service]\\nWatchdogSec=2s\\n' \\
+             >/etc/systemd/system/aios-discovery.service.d/short.conf
+         systemctl daemon-reload
+         systemctl restart aios-discovery",
+    );
+    machine.both_are_listed();
+    // As long as all is well it is left alone, and by the end of this its members are on disk.
+    let pid = machine.show("aios-discovery", "MainPID");
+    pause(5 * SECOND);
+    assert_eq!(machine.show("aios-discovery", "MainPID"), pid);
+    let list = || request(&machine.discovery, "GET", "/peers", &[], b"").json();
+    let before = list();
+    let registered = || {
+        let log = machine.journal("aios-discovery");
+        log.lines()
+            .filter(|line| line.contains("Registered peer"))
+            .count()
+    };
+    let registrations = registered();
+
+    machine.shell(&format!("kill -STOP {pid}"));
+    let stopped = Instant::now();
+    wait_for("another process serves", DONE, || {
+        ![&*pid, "0"].contains(&&*machine.show("aios-discovery", "MainPID"))
+    });
+    // The first that asks sees them all.
+    let after = list();
+    report(&format!(
+        "SIGSTOP under a watchdog of 2 s: another process serves after {:?}",
+        stopped.elapsed()
+    ));
+    assert_eq!(after["count"], 2, "{after}");
+    assert_eq!(after["epoch"], before["epoch"]);
+    assert!(after["revision"].as_u64() >= before["revision"].as_u64());
+    let log = machine.journal("aios-discovery");
+    assert!(log.contains("Watchdog timeout"), "{log}");
+    assert_eq!(machine.show("aios-discovery", "NRestarts"), "1");
+    // They beat on, and nobody has to register again.
+    holds_for("both are listed", 8 * SECOND, || {
+        machine.listed() == ["alpha", "pure"]
+    });
+    assert_eq!(registered(), registrations);
 }
