@@ -40,7 +40,8 @@
 //!
 //! Socket → `http` (bounded, timed, parsed) → the role's routes (method, path and body in, a
 //! [`http::Reply`] out) → lock, [`registry::Registry`], unlock → log and count → reply → socket.
-//! The reaper is one more caller of the registry. Nothing else holds it.
+//! The reaper is one more caller of the registry, and so is the thread that keeps the state file,
+//! which is handed each change as it is made. Nothing else holds it.
 
 pub mod args;
 pub mod cell;
