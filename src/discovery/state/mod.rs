@@ -1,6 +1,6 @@
 //! What discovery knows, over a restart: the state file.
 //!
-//! A change of membership is put into [`Changes`] under the lock of the map, so that the order of
+//! A change of membership is put into [`book::Changes`] under the lock of the map, so that the order of
 //! both is the same; a thread takes what has come together and appends it to the journal, a moment
 //! later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that one
 //! that was given out and not written is not given out again.
