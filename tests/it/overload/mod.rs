@@ -59,7 +59,10 @@ fn ask(address: &str, method: &str, target: &str, body: &str) -> io::Result<(u16
     if length.and_then(|length| length.parse().ok()) != Some(body.len()) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok((head[9..12].parse().map_err(io::Error::other)?, body))
+    let status = head[9..12].parse().map_err(io::Error::other)?;
+    let says_when = head.contains("\r\nRetry-After: ");
+    assert_eq!(says_when, status == 503, "{head}");
+    Ok((status, body))
 }
 
 fn head(method: &str, target: &str, body: &str, connection: &str) -> String {
