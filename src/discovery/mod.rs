@@ -100,8 +100,11 @@ impl Discovery {
             started,
             metrics,
             map: Mutex::new(Map {
+                clock: LeaseClock::new(
+                    registry.shortest_lease().unwrap_or(settings.stale_after),
+                    Duration::ZERO,
+                ),
                 registry,
-                clock: LeaseClock::new(settings.stale_after, Duration::ZERO),
                 hold: Hold::new(
                     settings.hold_min,
                     Settings::heartbeat_interval(settings.stale_after),

@@ -282,6 +282,8 @@ struct Peer {
     facts: Arc<Facts>,
     instance: Option<Instance>,
     lease: Duration,
+    /// Whether the lease is one that it asked for itself.
+    has_own_lease: bool,
     level: f64,
     last_seen: SystemTime,
     beat: LeaseTime,
@@ -336,15 +338,16 @@ impl Registry {
         let lease = run.stale_after.unwrap_or(self.limits.stale_after);
         let before = self.by_id.get(&facts.cell_id).map(|&slot| {
             let peer = &self.peers[slot];
-            (peer.instance.clone(), peer.lease)
+            (peer.instance.clone(), peer.lease, peer.has_own_lease)
         });
-        let is_kept_anew = before != Some((run.instance.clone(), lease));
+        let is_kept_anew = before != Some((run.instance.clone(), lease, run.stale_after.is_some()));
         let (slot, change) = match self.by_id.get(&facts.cell_id) {
             Some(&slot) => (slot, self.replace(slot, facts, run.instance, now)),
             None => (self.add(facts, run.instance, now)?, Change::Joined),
         };
         let peer = &mut self.peers[slot];
         peer.lease = lease;
+        peer.has_own_lease = run.stale_after.is_some();
         peer.level = run.level;
         peer.last_seen = now.wall;
         peer.beat = now.lease;
@@ -377,6 +380,7 @@ impl Registry {
             facts: Arc::new(facts),
             instance,
             lease: self.limits.stale_after,
+            has_own_lease: false,
             level: 0.0,
             last_seen: now.wall,
             beat: now.lease,
@@ -557,7 +561,7 @@ impl Registry {
             place: peer.place,
             facts: Arc::clone(&peer.facts),
             instance: peer.instance.clone(),
-            own_lease: (peer.lease != self.limits.stale_after).then_some(peer.lease),
+            own_lease: peer.has_own_lease.then_some(peer.lease),
             level: peer.level,
         }
     }
@@ -573,6 +577,7 @@ impl Registry {
                 facts: kept.facts,
                 instance: kept.instance,
                 lease,
+                has_own_lease: kept.own_lease.is_some(),
                 level: kept.level,
                 last_seen: now.wall,
                 beat: now.lease,

@@ -3,6 +3,7 @@
 //! Nothing that is wrong with it keeps discovery from running: what cannot be read is set aside
 //! under another name, what cannot be written is kept and tried again.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -20,10 +21,17 @@ pub(super) enum Flaw {
     Corrupt,
     Foreign,
     Unreadable,
+    Behind,
 }
 
 impl Flaw {
-    pub(super) const ALL: [Self; 4] = [Self::Torn, Self::Corrupt, Self::Foreign, Self::Unreadable];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Torn,
+        Self::Corrupt,
+        Self::Foreign,
+        Self::Unreadable,
+        Self::Behind,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -31,6 +39,7 @@ impl Flaw {
             Self::Corrupt => "corrupt",
             Self::Foreign => "foreign",
             Self::Unreadable => "unreadable",
+            Self::Behind => "behind",
         }
     }
 }
@@ -54,6 +63,8 @@ pub(super) struct Journal {
     length: u64,
     /// How long it was when it was written anew.
     compact: u64,
+    /// Whether its last line end was taken off, for whoever reads it to see that it is behind.
+    is_cut: bool,
 }
 
 /// Looks at `path`.
@@ -106,12 +117,17 @@ fn judge(file: File, is_writable: bool) -> io::Result<Found> {
                 file,
                 length,
                 compact: length,
+                is_cut: false,
             });
             Found::Journal(recovered, journal)
         }
         Some(recovered) if recovered.condition == Condition::Torn => {
             let what = "ends in the middle of a line".to_owned();
             Found::Flawed(Flaw::Torn, what, Some(recovered))
+        }
+        Some(recovered) if recovered.condition == Condition::Behind => {
+            let what = "could not be written any more before the end".to_owned();
+            Found::Flawed(Flaw::Behind, what, Some(recovered))
         }
         damaged => Found::Flawed(Flaw::Corrupt, "is damaged".to_owned(), damaged),
     })
@@ -201,7 +217,9 @@ impl<'a> Anew<'a> {
             .mode(0o600)
             // Not through a link that somebody else has put there.
             .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
-            .open(&beside)?;
+            .open(&beside)
+            // It is the folder that may not be written to.
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", beside.display())))?;
         let mut anew = Self {
             path,
             beside,
@@ -253,6 +271,7 @@ impl<'a> Anew<'a> {
             file,
             length: self.length,
             compact: self.length,
+            is_cut: false,
         })
     }
 }
@@ -268,22 +287,32 @@ impl Journal {
     /// Appends `bytes`, and returns when they are on the disk.
     ///
     /// # Errors
-    /// When they are not; what was written of them is taken back as far as that can be done.
+    /// When they are not; what was written of them is taken back as far as that can be done, and the
+    /// file marked as behind.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let written = self
-            .file
-            .write_all_at(bytes, self.length)
-            .and_then(|()| self.file.sync_data());
-        match written {
+        let (at, lines) = match self.is_cut {
+            true => (self.length - 1, Cow::from([b"\n", bytes].concat())),
+            false => (self.length, Cow::from(bytes)),
+        };
+        let written = self.file.write_all_at(&lines, at);
+        match written.and_then(|()| self.file.sync_data()) {
             Ok(()) => {
                 self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                self.is_cut = false;
                 Ok(())
             }
             Err(e) => {
-                let _ = self.file.set_len(self.length);
+                self.cut();
                 Err(e)
             }
         }
+    }
+
+    /// Marks it as behind: should the process end now, the next must not take what is in it for all
+    /// there was. Taking off a byte needs no room on any disk.
+    pub(super) fn cut(&mut self) {
+        self.is_cut = self.file.set_len(self.length - 1).is_ok();
+        let _ = self.file.sync_data();
     }
 
     /// Whether it is still what stands at `path`: somebody may have tidied up.

@@ -42,7 +42,7 @@ impl Former {
         };
         // Damage may have taken the last reservation of revisions with it. What is torn off has
         // not: nothing is given out before its reservation is on the disk.
-        let is_all = recovered.condition != Condition::Corrupt;
+        let is_all = matches!(recovered.condition, Condition::Whole | Condition::Torn);
         Self {
             epoch: if is_all { recovered.epoch } else { new_epoch },
             revision: recovered.revision + 1,
@@ -72,6 +72,7 @@ mod tests {
             (Condition::Whole, "old"),
             (Condition::Torn, "old"),
             (Condition::Corrupt, "new"),
+            (Condition::Behind, "new"),
         ] {
             let former = Former::of(Some(recovered(condition)), "new".to_owned());
             assert_eq!((&*former.epoch, former.revision), (epoch, 8));

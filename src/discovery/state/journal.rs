@@ -157,6 +157,9 @@ pub enum Condition {
     Torn,
     /// What was written is not what is there.
     Corrupt,
+    /// All of it, but the last line end is taken off: that is how a journal is marked that could not
+    /// be gone on with, while changes went on.
+    Behind,
 }
 
 /// Why bytes are no journal of ours.
@@ -204,15 +207,21 @@ impl Reader {
     /// # Errors
     /// When the first line is not that of a journal of ours.
     pub fn take(&mut self, line: &[u8]) -> Result<bool, Foreign> {
-        let is_whole = line.ends_with(b"\n");
-        let taken = self.take_line(line.strip_suffix(b"\n").unwrap_or(line), is_whole)?;
-        if taken.is_none() {
-            self.condition = Some(match is_whole || self.has_lost_its_end(line) {
-                true => Condition::Corrupt,
-                false => Condition::Torn,
-            });
+        let text = line.strip_suffix(b"\n");
+        let is_whole = text.is_some();
+        let is_first = self.header.is_none();
+        if is_first {
+            foreign(split_checksum(text.unwrap_or(line)).1)?;
         }
-        Ok(taken.is_some())
+        // A first line that has no end stands for nothing yet.
+        let is_sound = (is_whole || !is_first) && self.take_line(text.unwrap_or(line)).is_some();
+        self.condition = match (is_sound, is_whole) {
+            (true, true) => None,
+            (true, false) => Some(Condition::Behind),
+            (false, false) if !self.has_lost_its_end(line) => Some(Condition::Torn),
+            (false, _) => Some(Condition::Corrupt),
+        };
+        Ok(self.condition.is_none())
     }
 
     /// What was read, all lines being taken; `None` of an empty file, or where the first line is
@@ -233,17 +242,15 @@ impl Reader {
     }
 
     /// `None` for a line that is damaged.
-    fn take_line(&mut self, line: &[u8], is_whole: bool) -> Result<Option<()>, Foreign> {
+    fn take_line(&mut self, line: &[u8]) -> Option<()> {
         let (signed, text) = split_checksum(line);
-        if self.header.is_none() {
-            foreign(text)?;
-        }
         let sum = checksum(self.checksum, text);
-        if !is_whole || signed != Some(sum) || self.entry(text).is_none() {
-            return Ok(None);
+        if signed != Some(sum) {
+            return None;
         }
+        self.entry(text)?;
         self.checksum = sum;
-        Ok(Some(()))
+        Some(())
     }
 
     /// Whether a line without an end is one that had an end, and lost it to damage.
@@ -448,9 +455,11 @@ mod tests {
             match recover(cut).expect("ours") {
                 None => assert_eq!(lines, 0),
                 Some(recovered) => {
-                    let condition = match whole.len() == length {
-                        true => Condition::Whole,
-                        false => Condition::Torn,
+                    let marked = [cut, b"\n"].concat();
+                    let (condition, whole) = match bytes[length] {
+                        _ if whole.len() == length => (Condition::Whole, whole),
+                        b'\n' => (Condition::Behind, &marked[..]),
+                        _ => (Condition::Torn, whole),
                     };
                     assert_eq!(recovered.condition, condition);
                     let expected = recover(whole).expect("ours").expect("not empty");
@@ -498,12 +507,15 @@ mod tests {
         // What stands behind it may itself be torn.
         let mut next = Vec::new();
         writer.write(&Entry::Revision(300), &mut next);
-        for length in 1..next.len() {
+        for length in 1..next.len() - 1 {
             let torn = [&whole, &next[..length]].concat();
             assert_eq!(condition(&torn), Condition::Torn);
             let both = [&damaged, &next[..length]].concat();
             assert_eq!(condition(&both), Condition::Corrupt);
         }
+        // It is all there but for its end only where somebody has taken that off.
+        let marked = [&whole, &next[..next.len() - 1]].concat();
+        assert_eq!(condition(&marked), Condition::Behind);
     }
 
     #[test]

@@ -110,10 +110,16 @@ impl Keeper {
             // Moved away or removed: what is in the map counts.
             self.journal = None;
         }
-        self.append()?;
+        let appended = self.append();
+        if is_last {
+            // The levels, too, and no revision is reserved in vain. Where there is no room for that
+            // it does that all changes are there.
+            let written = self.write_anew(0);
+            let does = appended.is_ok() && self.journal.is_some();
+            return if does { Ok(()) } else { written };
+        }
+        appended?;
         match &self.journal {
-            // The last time the levels are written, too, and no revision is reserved in vain.
-            _ if is_last => self.write_anew(0),
             None => self.write_anew(AHEAD),
             Some((journal, _)) => {
                 let is_time = self.tried_anew.is_none_or(|at| at.elapsed() >= SELDOM);
@@ -137,7 +143,7 @@ impl Keeper {
         match result {
             // One that could not be written anew may take some lines all the same.
             Ok(()) if self.tried_anew.is_none() && std::mem::take(&mut self.has_complained) => {
-                log::info!("the state file {} is written again", self.path.display());
+                log::info!("the state file {} is up to date", self.path.display());
             }
             Ok(()) => {}
             Err(e) => {
@@ -183,6 +189,9 @@ impl Keeper {
                     && self.unwritten.len() <= MOST_BYTES
             }
         };
+        if changes.too_many {
+            journal.cut();
+        }
         if changes.too_many || !is_usable {
             self.journal = None;
         }
@@ -237,6 +246,9 @@ impl Keeper {
             }
         }
         if changes.too_many {
+            if let Some((journal, _)) = &mut self.journal {
+                journal.cut();
+            }
             self.journal = None;
             return Err(io::Error::other("it changes faster than it is written"));
         }

@@ -210,7 +210,7 @@ fn without_its_folder_discovery_runs_and_writes_once_it_is_there() {
     assert!(line.contains("No such file or directory"), "{line}");
     register(&discovery, "a", "");
     fs::create_dir_all(file.parent().expect("a folder")).expect("made");
-    discovery.wait_for_line("is written again", SOON);
+    discovery.wait_for_line("is up to date", SOON);
     let before = list(&discovery);
     kill(discovery);
     let next = with_state(&file, &[]);

@@ -5,20 +5,13 @@ use std::io::Write;
 
 use super::*;
 
-/// A file system of 256 KiB, until it is dropped.
+/// A file system of 4 MiB, until it is dropped.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
     fn mount(test: &str) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
-        let options = [
-            "-t",
-            "tmpfs",
-            "-o",
-            "size=256k",
-            "tmpfs",
-            text(folder.path()),
-        ];
+        let options = ["-t", "tmpfs", "-o", "size=4m", "tmpfs", text(folder.path())];
         if !succeeds("mount", &options) {
             skip(test, "the right to mount a small disk");
             return None;
@@ -102,7 +95,7 @@ fn a_full_disk_is_no_bodys_trouble_and_written_to_once_there_is_room() {
     assert_eq!(metric(&discovery, "aios_discovery_state_behind", ""), 1.0);
     let before = list(&discovery);
     disk.make_room();
-    discovery.wait_for_line("is written again", SOON);
+    discovery.wait_for_line("is up to date", SOON);
     assert_eq!(metric(&discovery, "aios_discovery_state_behind", ""), 0.0);
     kill(discovery);
     let next = with_state(&file, &[]);
@@ -155,7 +148,7 @@ fn on_a_full_disk_it_starts_with_what_was_there() {
     assert_eq!(complaints(&second), 1);
     live(&second, 0);
     disk.make_room();
-    second.wait_for_line("is written again", SOON);
+    second.wait_for_line("is up to date", SOON);
     let before = list(&second);
     kill(second);
     let third = with_state(&file, &[]);

@@ -78,6 +78,12 @@ impl Disk {
             2 => self.unsynced.len(),
             _ => self.chance.below(self.unsynced.len() + 1),
         };
+        // Cut off just before the end of a line it would pass for marked as behind, which is as safe
+        // and costs the epoch.
+        let kept = match self.unsynced.get(kept) {
+            Some(b'\n') => kept.saturating_sub(1),
+            _ => kept,
+        };
         self.unsynced.truncate(kept);
         if !matches!(self.unsynced.last(), None | Some(b'\n')) {
             scene.coverage.saw(Seen::Torn);
@@ -142,7 +148,7 @@ impl Disk {
         let goes_on = |it: &Recovered| match it.condition {
             Condition::Whole => true,
             Condition::Torn => scene.lacks(Safeguard::TornLeft),
-            Condition::Corrupt => false,
+            Condition::Corrupt | Condition::Behind => false,
         };
         let writer = recovered.as_ref().filter(|it| goes_on(it));
         let writer = writer.map(|it| it.writer.clone());
