@@ -43,6 +43,8 @@ pub use settings::Settings;
 const MOST_CONNECTIONS: usize = 8192;
 /// How long requests in flight get at a stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the state file gets after that.
+const STATE: Duration = Duration::from_secs(4);
 
 /// What the routes and the threads share.
 struct Discovery {
@@ -256,6 +258,12 @@ impl Discovery {
         self.peers() > 0 || self.settling().is_some()
     }
 
+    /// The longest lease that somebody has; the usual one where there is nobody.
+    fn longest_lease(&self) -> Duration {
+        let longest = self.lock().registry.longest_lease();
+        longest.unwrap_or(self.settings.stale_after)
+    }
+
     fn peers(&self) -> usize {
         self.lock().registry.len()
     }
@@ -413,7 +421,7 @@ impl Running {
         let _ = self.reaper.join();
         // Last, when nothing changes any more.
         if let Some(state) = self.state {
-            state.stop();
+            state.stop(STATE);
         }
     }
 }

@@ -151,6 +151,11 @@ impl Leases {
         self.queues.keys().next().copied()
     }
 
+    /// The length of the longest lease.
+    pub(super) fn longest(&self) -> Option<Duration> {
+        self.queues.keys().next_back().copied()
+    }
+
     /// Puts the queue of this length in its place by when it is looked at next.
     fn set_dues(&mut self, lease: Duration) {
         let first_not_late = self.first_not_late(lease).and_then(|slot| self.links[slot]);

@@ -519,6 +519,12 @@ impl Registry {
         self.leases.shortest()
     }
 
+    /// The length of the longest lease that somebody has.
+    #[must_use]
+    pub fn longest_lease(&self) -> Option<Duration> {
+        self.leases.longest()
+    }
+
     /// The peers as they are now, first registered first.
     #[must_use]
     pub fn list(&self) -> List {

@@ -53,7 +53,7 @@ pub(super) enum Found {
     Flawed(Flaw, String, Option<Recovered>),
 }
 
-/// Why there is nothing to find: another process has the file.
+/// Another process has the file.
 pub(super) struct InUse;
 
 /// A journal that can be appended to.
@@ -67,32 +67,56 @@ pub(super) struct Journal {
     is_cut: bool,
 }
 
+/// What keeps other discoveries from the file for as long as this one runs.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: Option<File>,
+}
+
+/// Locks `path`, by a file beside it that stays where it is: the file itself is replaced again and
+/// again. Some file systems know no locks, and where nothing can be written nothing is in danger.
+pub(super) fn lock(path: &Path) -> Result<Lock, InUse> {
+    let file = options().open(beside(path, "lock")).ok();
+    match file
+        .as_ref()
+        .map(|file| flock(file, FlockOperation::NonBlockingLockExclusive))
+    {
+        Some(Err(Errno::WOULDBLOCK)) => Err(InUse),
+        _ => Ok(Lock { _file: file }),
+    }
+}
+
+/// How a file of ours is made or opened: for nobody else to read, and not through a link that
+/// somebody has put there.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default());
+    options
+}
+
 /// Looks at `path`.
-pub(super) fn look(path: &Path) -> Result<Found, InUse> {
+pub(super) fn look(path: &Path) -> Found {
     let unreadable =
         |e: io::Error| Found::Flawed(Flaw::Unreadable, format!("cannot be read: {e}"), None);
-    loop {
-        match fs::metadata(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(e) => return Ok(unreadable(e)),
-            // A pipe would be waited for.
-            Ok(metadata) if !metadata.is_file() => {
-                return Ok(unreadable(io::Error::other("it is not a file")));
-            }
-            Ok(_) => {}
+    match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Found::Nothing,
+        Err(e) => return unreadable(e),
+        // A pipe would be waited for.
+        Ok(metadata) if !metadata.is_file() => {
+            return unreadable(io::Error::other("it is not a file"));
         }
-        let writable = OpenOptions::new().read(true).write(true).open(path);
-        let is_writable = writable.is_ok();
-        let file = match writable.or_else(|_| File::open(path)) {
-            Err(e) => return Ok(unreadable(e)),
-            Ok(file) => file,
-        };
-        lock(&file)?;
-        // Whoever had it until now may have written it anew, and this is the old one.
-        if is_at(&file, path).unwrap_or(true) {
-            return Ok(judge(file, is_writable).unwrap_or_else(unreadable));
-        }
+        Ok(_) => {}
     }
+    let writable = OpenOptions::new().read(true).write(true).open(path);
+    let is_writable = writable.is_ok();
+    let read = writable
+        .or_else(|_| File::open(path))
+        .and_then(|file| judge(file, is_writable));
+    read.unwrap_or_else(unreadable)
 }
 
 /// Reads the file, and sees what it is worth.
@@ -159,15 +183,6 @@ fn read(file: &File) -> io::Result<(u64, Result<Option<Recovered>, Foreign>)> {
     }
 }
 
-/// Two discoveries would write over each other's state.
-fn lock(file: &File) -> Result<(), InUse> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(InUse),
-        // Some file systems know no locks.
-        _ => Ok(()),
-    }
-}
-
 /// Whether `file` is what stands at `path`.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let [open, there] = [file.metadata()?, fs::metadata(path)?];
@@ -210,13 +225,8 @@ impl<'a> Anew<'a> {
     /// When the file cannot be made or written.
     pub(super) fn begin(path: &'a Path, header: &[u8]) -> io::Result<Self> {
         let beside = beside(path, "new");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
+        let file = options()
             .truncate(true)
-            .mode(0o600)
-            // Not through a link that somebody else has put there.
-            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
             .open(&beside)
             // It is the folder that may not be written to.
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", beside.display())))?;
@@ -248,22 +258,14 @@ impl<'a> Anew<'a> {
         self.file.get_ref().sync_data()
     }
 
-    /// Puts it in the place of `old`, or of whatever stands there and is nobody's.
+    /// Puts it in the place of the old one.
     ///
     /// # Errors
     /// When that does not reach the disk.
-    pub(super) fn finish(mut self, old: Option<&Journal>) -> io::Result<Journal> {
-        let in_use = |InUse| io::Error::other("it is in use by another process");
-        if !old.is_some_and(|old| old.is_at(self.path))
-            && fs::metadata(self.path).is_ok_and(|there| there.is_file())
-            && let Ok(there) = File::open(self.path)
-        {
-            lock(&there).map_err(in_use)?;
-        }
+    pub(super) fn finish(mut self) -> io::Result<Journal> {
         self.file.flush()?;
         let file = self.file.get_ref().try_clone()?;
         file.sync_all()?;
-        lock(&file).map_err(in_use)?;
         fs::rename(&self.beside, self.path)?;
         let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;

@@ -3,11 +3,10 @@
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::book::{Book, Changes, Goodbyes, Rewriting};
-use super::file::{Anew, Journal};
+use super::file::{Anew, Journal, Lock};
 use super::{AHEAD, Opened};
 use crate::discovery::Discovery;
 use crate::shutdown::Latch;
@@ -27,16 +26,18 @@ const AT_ONCE: usize = 256;
 
 /// The thread, until [`Running::stop`].
 pub(in crate::discovery) struct Running {
-    thread: JoinHandle<()>,
     stop: Latch,
+    ended: Latch,
 }
 
 impl Running {
-    /// Writes what there is to write, and ends.
-    pub(in crate::discovery) fn stop(self) {
+    /// Has it write what there is to write, and end, and waits for that, but not longer than
+    /// `at_most`: a disk that hangs must not hold a stop, and all but the last moment is written.
+    pub(in crate::discovery) fn stop(self, at_most: Duration) {
         self.stop.set();
-        // It ends the process before it ends any other way.
-        let _ = self.thread.join();
+        if !self.ended.wait_for(at_most) {
+            log::warn!("the state file is not written in time; it is what it was");
+        }
     }
 }
 
@@ -55,6 +56,7 @@ pub(in crate::discovery) fn start(
         journal: opened.journal,
         unwritten: Vec::new(),
         goodbyes: opened.goodbyes,
+        _lock: opened.lock,
         is_behind,
         // It was said at the start.
         has_complained: is_behind,
@@ -62,8 +64,16 @@ pub(in crate::discovery) fn start(
         tried_anew: None,
         discovery,
     };
-    let thread = vital::spawn("state", move || keeper.run())?;
-    Ok(Running { thread, stop })
+    let ended = Latch::new();
+    let running = Running {
+        stop,
+        ended: ended.clone(),
+    };
+    vital::spawn("state", move || {
+        keeper.run();
+        ended.set();
+    })?;
+    Ok(running)
 }
 
 struct Keeper {
@@ -74,6 +84,7 @@ struct Keeper {
     /// Lines that go on where the journal ends, and could not be written yet.
     unwritten: Vec<u8>,
     goodbyes: Goodbyes,
+    _lock: Lock,
     /// Whether something could not be written.
     is_behind: bool,
     /// Whether that was said, and not yet that it is over.
@@ -137,7 +148,10 @@ impl Keeper {
         // A journal that is only too long does.
         self.is_behind = match result {
             Ok(()) => false,
-            Err(_) => self.journal.is_none() || !self.unwritten.is_empty(),
+            Err(_) => {
+                let journal = self.journal.as_ref();
+                journal.is_none_or(|(it, _)| !it.is_at(&self.path)) || !self.unwritten.is_empty()
+            }
         };
         self.discovery.metrics.set_state_behind(self.is_behind);
         match result {
@@ -228,8 +242,7 @@ impl Keeper {
         let revision = self.append_meanwhile(&mut rewriting)?;
         let (book, bytes) = rewriting.end(revision);
         anew.append(&bytes)?;
-        let old = self.journal.as_ref().map(|(journal, _)| journal);
-        self.journal = Some((anew.finish(old)?, book));
+        self.journal = Some((anew.finish()?, book));
         self.unwritten.clear();
         Ok(())
     }

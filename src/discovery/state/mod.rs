@@ -16,12 +16,13 @@ pub(crate) mod fuzzing;
 pub mod journal;
 mod keeper;
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::program::Failure;
 use book::{Book, Goodbyes, Rewriting};
-use file::{Anew, Flaw, Found, InUse, Journal};
+use file::{Anew, Flaw, Found, InUse, Journal, Lock};
 use former::Former;
 pub(super) use keeper::{Running, start};
 
@@ -34,6 +35,7 @@ pub(super) struct Opened {
     /// `None` where it cannot be written as things are.
     journal: Option<(Journal, Book)>,
     goodbyes: Goodbyes,
+    lock: Lock,
     /// What was wrong with it.
     flaw: Option<Flaw>,
 }
@@ -43,14 +45,19 @@ pub(super) struct Opened {
 /// # Errors
 /// One line when another process uses it.
 pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), Failure> {
-    let found = file::look(path).map_err(|InUse| {
+    // What a link points to is written, and not the link.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let lock = file::lock(path).map_err(|InUse| {
         Failure::new(format!(
             "the state file {} is in use by another discovery; give each its own with --state-file",
             path.display()
         ))
     })?;
-    let (recovered, journal, flaw) = match found {
-        Found::Nothing => (None, None, None),
+    let (recovered, journal, flaw) = match file::look(path) {
+        Found::Nothing => {
+            log::info!("there is no state in {} yet", path.display());
+            (None, None, None)
+        }
         Found::Journal(recovered, journal) => (Some(recovered), journal, None),
         Found::Flawed(flaw, what, recovered) => {
             let peers = recovered.as_ref().map(|it| it.peers.len());
@@ -80,9 +87,9 @@ pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), F
         .ok();
     if flaw.is_none() && former.is_all {
         log::info!(
-            "{} peers are back from the state file {}",
-            former.peers.len(),
-            path.display()
+            "back from the state file {}, peers: {}",
+            path.display(),
+            former.peers.len()
         );
     }
     let opened = Opened {
@@ -90,6 +97,7 @@ pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), F
         journal,
         goodbyes,
         flaw,
+        lock,
     };
     Ok((former, opened))
 }
@@ -106,8 +114,8 @@ fn set_aside(path: &Path, flaw: Flaw, what: &str, peers: Option<usize>) {
         Err(e) => format!("it cannot be set aside: {e}"),
     };
     let used = match peers {
-        Some(peers) => format!("{peers} peers could be read"),
-        None => "starting without state".to_owned(),
+        Some(peers) => format!("of its peers {peers} could be read, others register again"),
+        None => "starting without state, cells register again".to_owned(),
     };
     log::warn!("the state file {} {what}; {used}; {aside}", path.display());
 }
@@ -123,5 +131,5 @@ fn write_former(path: &Path, former: &Former, goodbyes: &Goodbyes) -> io::Result
     }
     let (book, bytes) = rewriting.end(*revision);
     anew.append(&bytes)?;
-    Ok((anew.finish(None)?, book))
+    Ok((anew.finish()?, book))
 }

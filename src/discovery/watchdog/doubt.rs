@@ -7,8 +7,10 @@
 use std::time::Duration;
 
 /// How many questions in a row, about a second each, go unanswered before something is done; and
-/// again as many before the process ends.
+/// again as many at least before the process ends.
 const PATIENCE: u32 = 5;
+/// How many more of them until it is done once more, should it have failed.
+const AGAIN: u32 = 60;
 /// How often it is said that the door does not answer, where beats are served all the same.
 const SELDOM: Duration = Duration::from_secs(60);
 /// How often the service manager is told at most.
@@ -46,7 +48,7 @@ enum Asking {
     Untried,
     /// We have been answered before.
     Works,
-    /// Others are served and we never were: something keeps us away that is not the door.
+    /// We never were answered: something keeps us away that is not the door.
     Fails,
 }
 
@@ -70,7 +72,7 @@ pub enum Measure {
     Complain,
     /// The process ends.
     Exit,
-    /// It is not asked again: others get the answers that we do not.
+    /// It is not asked again: we never were answered, and others may be.
     StopAsking,
     /// It answers again, after it was said that it does not.
     Relax,
@@ -118,8 +120,15 @@ impl Doubt {
         }
     }
 
-    /// It was asked, and has not answered.
-    pub fn unanswered(&mut self, counts: Counts, is_needed: bool, now: Duration) -> Verdict {
+    /// It was asked, and has not answered. `lease` is the longest that somebody has: without a beat
+    /// for so long none is served.
+    pub fn unanswered(
+        &mut self,
+        counts: Counts,
+        is_needed: bool,
+        lease: Duration,
+        now: Duration,
+    ) -> Verdict {
         // It has answered somebody else meanwhile, or it does not matter.
         let is_answered = self.is_answered(counts);
         if self.asking == Asking::Works && is_answered || !is_needed && !self.has_to_tell(now) {
@@ -128,8 +137,11 @@ impl Doubt {
         let has_beats = counts.beats > self.counts.beats;
         self.unanswered += 1;
         self.quiet = if has_beats { 0 } else { self.quiet + 1 };
-        if self.asking == Asking::Untried && self.unanswered >= PATIENCE && counts.first_answers > 0
-        {
+        let is_quiet = self.quiet >= PATIENCE && Duration::from_secs(self.quiet.into()) > lease;
+        // Where we never were answered a restart does not mend it.
+        let is_apart = counts.first_answers > 0 && self.unanswered >= PATIENCE
+            || self.unanswered >= 2 * PATIENCE;
+        if self.asking == Asking::Untried && is_apart {
             self.asking = Asking::Fails;
             self.unanswered = 0;
             let measure = Some(Measure::StopAsking);
@@ -142,19 +154,19 @@ impl Doubt {
         Verdict {
             ticks: is_answered,
             // It is not to be ended from outside either.
-            tells: (has_beats || is_answered) && self.tell(now),
-            measure: self.measure(now),
+            tells: !is_quiet && self.tell(now),
+            measure: self.measure(is_quiet, now),
         }
     }
 
-    fn measure(&mut self, now: Duration) -> Option<Measure> {
-        if self.unanswered == PATIENCE {
+    fn measure(&mut self, is_quiet: bool, now: Duration) -> Option<Measure> {
+        if self.unanswered % AGAIN == PATIENCE {
             return Some(Measure::Renew);
         }
         if self.unanswered < 2 * PATIENCE {
             return None;
         }
-        if self.quiet >= PATIENCE {
+        if is_quiet {
             return Some(Measure::Exit);
         }
         if self.complained.is_some_and(|at| now < at + SELDOM) {
@@ -188,6 +200,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const LEASE: Duration = Duration::from_secs(2);
 
     /// A door that is needed and looked at every second.
     struct Watched {
@@ -216,7 +229,7 @@ mod tests {
             self.now += SECOND;
             match is_answered {
                 true => self.doubt.answered(self.counts, true, self.now),
-                false => self.doubt.unanswered(self.counts, true, self.now),
+                false => self.doubt.unanswered(self.counts, true, LEASE, self.now),
             }
         }
 
@@ -224,7 +237,8 @@ mod tests {
         fn measures(&mut self, looks: u32) -> Vec<Option<Measure>> {
             let looks = (0..looks).map(|_| {
                 let verdict = self.look(false);
-                assert!(!verdict.ticks && !verdict.tells);
+                assert!(!verdict.ticks);
+                assert!(verdict.measure != Some(Measure::Exit) || !verdict.tells);
                 verdict.measure
             });
             looks.collect()
@@ -274,11 +288,17 @@ mod tests {
         let measures = door.measures_under_beats(200);
         assert_eq!(measures[4], Some(Measure::Renew));
         let said: Vec<usize> = (5..200).filter(|at| measures[*at].is_some()).collect();
-        assert_eq!(said, [9, 69, 129, 189]);
-        assert!(
-            said.iter()
-                .all(|at| measures[*at] == Some(Measure::Complain))
-        );
+        // Should the renewal have failed, it is tried again.
+        assert_eq!(said, [9, 64, 69, 124, 129, 184, 189]);
+        for at in said {
+            let again = [64, 124, 184].contains(&at);
+            let measure = if again {
+                Measure::Renew
+            } else {
+                Measure::Complain
+            };
+            assert_eq!(measures[at], Some(measure));
+        }
         // Nor is it ended.
         door.counts.beats += 1;
         assert!(door.look(false).tells);
@@ -287,6 +307,41 @@ mod tests {
         assert_eq!(door.measures_under_beats(1), [None]);
         assert_eq!(door.measures(4), [None; 4]);
         assert_eq!(door.measures(1), [Some(Measure::Exit)]);
+    }
+
+    #[test]
+    fn beats_are_served_as_long_as_none_is_missing_for_a_lease() {
+        let mut door = Watched::new(Some(2 * SECOND));
+        let lease = 15 * SECOND;
+        for second in 1..100 {
+            door.now += SECOND;
+            door.counts.beats += u64::from(second % 14 == 0);
+            let verdict = door.doubt.unanswered(door.counts, true, lease, door.now);
+            assert_ne!(verdict.measure, Some(Measure::Exit), "{second}");
+            assert!(!verdict.ticks);
+        }
+        let quiet = (1..).find(|_| {
+            door.now += SECOND;
+            let verdict = door.doubt.unanswered(door.counts, true, lease, door.now);
+            verdict.measure == Some(Measure::Exit)
+        });
+        // The last beat was a second before.
+        assert_eq!(quiet, Some(15));
+    }
+
+    #[test]
+    fn where_we_never_were_answered_the_process_does_not_end() {
+        let mut door = Watched {
+            doubt: Doubt::new(None),
+            counts: Counts::default(),
+            now: Duration::ZERO,
+        };
+        assert_eq!(door.measures(4), [None; 4]);
+        assert_eq!(door.measures(1), [Some(Measure::Renew)]);
+        assert_eq!(door.measures(4), [None; 4]);
+        let verdict = door.look(false);
+        assert_eq!(verdict.measure, Some(Measure::StopAsking));
+        assert!(verdict.ticks && !door.has_to_ask());
     }
 
     #[test]
@@ -302,7 +357,7 @@ mod tests {
         door.counts.beats += 1;
         assert!(door.has_to_ask());
         // Where nobody depends on it, the clock goes on.
-        let verdict = door.doubt.unanswered(door.counts, false, door.now);
+        let verdict = door.doubt.unanswered(door.counts, false, LEASE, door.now);
         assert!(verdict.ticks && !verdict.tells);
         assert_eq!(door.measures(4), [None; 4]);
     }

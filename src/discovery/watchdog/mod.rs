@@ -88,7 +88,10 @@ impl Watchdog {
         };
         let counts = self.counts();
         let verdict = match error {
-            Some(_) => self.doubt.unanswered(counts, is_needed, now),
+            Some(_) => {
+                let lease = self.discovery.longest_lease();
+                self.doubt.unanswered(counts, is_needed, lease, now)
+            }
             None => self.doubt.answered(counts, is_asked, now),
         };
         (verdict, error)
@@ -116,7 +119,7 @@ impl Watchdog {
                 std::process::exit(1);
             }
             Measure::StopAsking => log::warn!(
-                "others are answered, but we are not when we ask ourselves ({error}); the door is not watched"
+                "we are not answered when we ask ourselves ({error}), though others may be; the door is not watched"
             ),
             Measure::Relax => log::info!("our own door answers again"),
         }

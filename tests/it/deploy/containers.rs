@@ -260,7 +260,9 @@ fn the_mesh_in_containers_sees_its_cells_stop_start_die_and_get_lost() {
         let logs = ["logs", "--no-color", "aios-discovery"];
         said(mesh.compose().args(logs))
     };
-    assert!(log().contains("1 peers are back from the state file"));
+    assert!(
+        log().contains("back from the state file /var/lib/aios-mesh/discovery.state, peers: 1")
+    );
 
     // All of it stopped, each says goodbye before discovery goes.
     said(mesh.compose().args(["stop"]));
