@@ -77,6 +77,36 @@ fn a_graceful_stop_writes_what_has_only_just_changed_and_the_levels() {
 }
 
 #[test]
+fn an_own_lease_is_kept_that_was_as_long_as_the_usual_one() {
+    let (_folder, file) = folder();
+    let first = with_state(&file, &["--stale-after", "10s"]);
+    register(&first, "own", r#","stale_after_ms":10000"#);
+    register(&first, "usual", "");
+    let_it_be_written();
+    stop(first);
+    let second = with_state(&file, &["--stale-after", "2s"]);
+    let lease = |id: &str| {
+        let beat = second.post("/heartbeat", &format!(r#"{{"cell_id":"{id}"}}"#));
+        beat.json()["expires_in_ms"].clone()
+    };
+    assert_eq!(lease("own"), 10_000);
+    assert_eq!(lease("usual"), 2000);
+}
+
+#[test]
+fn a_link_to_the_file_stays_one() {
+    let (folder, file) = folder();
+    let link = folder.path().join("link");
+    fs::write(&file, b"").expect("written");
+    std::os::unix::fs::symlink(&file, &link).expect("linked");
+    let first = with_state(&link, &[]);
+    register(&first, "a", "");
+    stop(first);
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    assert_eq!(ids(&with_state(&file, &[])), ["a"]);
+}
+
+#[test]
 fn cells_beat_on_over_a_restart_and_none_registers_again() {
     let (_folder, file) = folder();
     let first = with_state(&file, &[]);

@@ -105,6 +105,50 @@ fn a_full_disk_is_no_bodys_trouble_and_written_to_once_there_is_room() {
     assert!(revision(&after) > revision(&before));
 }
 
+#[test]
+fn killed_while_its_disk_is_full_the_next_knows_that_some_are_missing() {
+    let Some(disk) = SmallDisk::mount("a kill on a full disk") else {
+        return;
+    };
+    let file = disk.path("discovery.state");
+    let first = with_state(&file, &[]);
+    fill_the_page(&first, &file);
+    let before = list(&first);
+    disk.fill();
+    register(&first, "unwritten", "");
+    wait_for("it cannot be written", SOON, || complaints(&first) == 1);
+    // Nobody else may write it meanwhile.
+    let flags = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--state-file",
+        text(&file),
+    ];
+    assert_eq!(run("aios-discovery", &flags, &[]).status.code(), Some(1));
+    kill(first);
+    let mut second = with_state(&file, &[]);
+    let after = list(&second);
+    assert_eq!(ids(&second), ["a"]);
+    assert_eq!(after["settling"], true);
+    assert_ne!(after["epoch"], before["epoch"]);
+    assert_eq!(second.get("/ready").status, 503);
+    second.wait_for_line("could not be written any more before the end", SOON);
+    let flaws = "aios_discovery_state_flaws_total";
+    assert_eq!(metric(&second, flaws, "\"behind\""), 1.0);
+    // Where there was room again in time, nothing is missing.
+    disk.make_room();
+    second.wait_for_line("is up to date", SOON);
+    register(&second, "b", "");
+    let_it_be_written();
+    let before = list(&second);
+    kill(second);
+    let third = with_state(&file, &[]);
+    assert_eq!(ids(&third), ["a", "b"]);
+    assert_eq!(list(&third)["epoch"], before["epoch"]);
+}
+
 /// Registers peer `a` again and again until the file ends just before the end of a page: the rest
 /// of one that is begun has room on a full disk, too.
 fn fill_the_page(discovery: &Child, file: &Path) {
