@@ -98,7 +98,7 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "aios_discovery_state_flaws_total",
-                        "State files set aside by flaw: torn, corrupt, foreign or unreadable.",
+                        "State files set aside at the start by flaw: torn, behind, corrupt, foreign or unreadable.",
                     ),
                     &["flaw"],
                 ),

@@ -130,7 +130,10 @@ impl Trial {
         ));
         assert!(slowest < WELL, "{name}: served after {slowest:?}");
         assert!(beats.count > MEMBERS, "{name}: {beats}");
-        assert_eq!(beats.failures, [""; 0], "{name}");
+        // One that goes unanswered is what a lease of three beats is for.
+        assert!(beats.failures.len() * 100 <= beats.count, "{name}: {beats}");
+        let unknown = |why: &String| why.starts_with("404");
+        assert!(!beats.failures.iter().any(unknown), "{name}: {beats}");
         assert!(looks.seen > ROUNDS, "{name}: {looks}");
         assert_eq!(looks.missing, [""; 0], "{name}");
         let growth = resident[2].saturating_sub(resident[1]);
