@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Child, SOON, discovery, full_form, ids, pause, report, run, skip, succeeds, wait_for,
+    Child, SOON, discovery, full_form, ids, one_line, pause, report, run, skip, succeeds, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,6 +31,17 @@ fn text(path: &Path) -> &str {
 /// A discovery with that state file.
 fn with_state(file: &Path, flags: &[&str]) -> Child {
     discovery(&[&["--state-file", text(file)], flags].concat())
+}
+
+/// A discovery cannot have that state file, and says so.
+fn is_refused(file: &Path) {
+    let own = ["--host", "127.0.0.1", "--port", "0"];
+    let flags = [&own[..], &["--state-file", text(file)]].concat();
+    let output = run("aios-discovery", &flags, &[("LOG_LEVEL", "error")]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = one_line(&output);
+    assert!(line.contains("in use by another discovery"), "{line}");
+    assert!(line.contains("--state-file"), "{line}");
 }
 
 fn register(discovery: &Child, id: &str, more: &str) {

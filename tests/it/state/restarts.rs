@@ -199,19 +199,7 @@ fn two_discoveries_do_not_share_a_file() {
     let (_folder, file) = folder();
     let first = with_state(&file, &[]);
     register(&first, "a", "");
-    let flags = [
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--state-file",
-        text(&file),
-    ];
-    let output = run("aios-discovery", &flags, &[("LOG_LEVEL", "error")]);
-    assert_eq!(output.status.code(), Some(1));
-    let line = crate::support::one_line(&output);
-    assert!(line.contains("in use by another discovery"), "{line}");
-    assert!(line.contains("--state-file"), "{line}");
+    is_refused(&file);
     // Nothing of that has hurt the first.
     let_it_be_written();
     kill(first);
