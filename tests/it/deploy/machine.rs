@@ -211,7 +211,10 @@ fn the_units_do_under_a_real_systemd_what_the_readme_says() {
     assert!(after["revision"].as_u64() > before["revision"].as_u64());
     // What it keeps is its own business.
     let state = machine.shell("stat -L -c '%a %F' /var/lib/aios-mesh /var/lib/aios-mesh/*");
-    assert_eq!(state, "700 directory\n600 regular file\n600 regular file");
+    assert_eq!(
+        state,
+        "700 directory\n600 regular file\n600 regular empty file"
+    );
 }
 
 #[test]
