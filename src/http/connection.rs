@@ -88,6 +88,7 @@ impl Connection<'_> {
             // Said always: HTTP/1.0 clients that asked for it wait to hear it.
             let connection = if keep_alive { "keep-alive" } else { "close" };
             self.write(&reply, request.without_body, connection)?;
+            self.seat.is_known.store(true, Ordering::Relaxed);
             if std::mem::replace(&mut is_first, false) && !self.seat.is_probe {
                 self.shared.first_answers.fetch_add(1, Ordering::Relaxed);
             }

@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a connection is left alone in what it has just begun, in milliseconds: the request may
 /// be on its way, the reply about to leave.
 const FRESH_MS: u64 = 100;
+/// How long a stop waits for the first request of a connection, in milliseconds.
+const NEW_MS: u64 = 1000;
 /// How long an accept loop is waited for at a stop: longer than it takes, unless it hangs.
 const ACCEPT_ENDS: Duration = Duration::from_secs(2);
 /// How many connections that ask on our own behalf are held beyond the limit.
@@ -136,6 +138,8 @@ pub(super) struct Seat {
     /// server started). One word, so that a look at it is never half old.
     doing: AtomicU64,
     told_to_leave: AtomicBool,
+    /// Whether its first request is answered.
+    pub(super) is_known: AtomicBool,
 }
 
 /// What a connection is doing, in the order in which connections are closed when room is needed.
@@ -177,6 +181,7 @@ impl Seat {
             server_started: shared.started,
             doing: AtomicU64::new(0),
             told_to_leave: AtomicBool::new(false),
+            is_known: AtomicBool::new(false),
         }
     }
 
@@ -217,10 +222,15 @@ impl Seat {
         self.told_to_leave.load(Ordering::Acquire)
     }
 
-    /// Whether it has no request, and has had time to send one.
+    /// Whether it has no request, and has had time to send one. Who has only connected is about to,
+    /// even where it takes the client long to get at it; who has been answered may stay silent.
     fn has_nothing_to_say(&self) -> bool {
         let (doing, since) = self.doing();
-        matches!(doing, WAITING | HEAD) && !self.is_fresh(since)
+        let spared = match self.is_known.load(Ordering::Relaxed) {
+            true => FRESH_MS,
+            false => NEW_MS,
+        };
+        matches!(doing, WAITING | HEAD) && self.now().saturating_sub(since) > spared
     }
 
     /// Whether something has arrived that its thread has not got to yet.
