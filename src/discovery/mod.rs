@@ -281,8 +281,8 @@ impl Discovery {
         self.settling_at(self.with_map(|_, now| now))
     }
 
-    /// A discovery that starts without state knows nobody. Whoever is alive has had time to say so after one
-    /// stale threshold; until then its list is no truth.
+    /// A discovery that starts without state knows nobody. Whoever is alive has had time to say so
+    /// after one stale threshold; until then its list is no truth.
     fn settling_at(&self, now: Now) -> Option<Duration> {
         let age = now.lease.since(registry::LeaseTime::default());
         self.settings

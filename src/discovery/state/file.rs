@@ -44,6 +44,8 @@ impl Flaw {
     }
 }
 
+const DAMAGED: &str = "is damaged";
+
 /// What is found at a path.
 pub(super) enum Found {
     Nothing,
@@ -134,27 +136,28 @@ fn judge(file: File, is_writable: bool) -> io::Result<Found> {
         }
         Ok(recovered) => recovered,
     };
-    Ok(match recovered {
-        None if length == 0 => Found::Nothing,
-        Some(recovered) if recovered.condition == Condition::Whole => {
+    let Some(recovered) = recovered else {
+        return Ok(match length {
+            0 => Found::Nothing,
+            _ => Found::Flawed(Flaw::Corrupt, DAMAGED.to_owned(), None),
+        });
+    };
+    let (flaw, what) = match recovered.condition {
+        Condition::Whole => {
             let journal = is_writable.then_some(Journal {
                 file,
                 length,
-                compact: length,
+                // However much was appended to it by those before: it is not known.
+                compact: 0,
                 is_cut: false,
             });
-            Found::Journal(recovered, journal)
+            return Ok(Found::Journal(recovered, journal));
         }
-        Some(recovered) if recovered.condition == Condition::Torn => {
-            let what = "ends in the middle of a line".to_owned();
-            Found::Flawed(Flaw::Torn, what, Some(recovered))
-        }
-        Some(recovered) if recovered.condition == Condition::Behind => {
-            let what = "could not be written any more before the end".to_owned();
-            Found::Flawed(Flaw::Behind, what, Some(recovered))
-        }
-        damaged => Found::Flawed(Flaw::Corrupt, "is damaged".to_owned(), damaged),
-    })
+        Condition::Torn => (Flaw::Torn, "ends in the middle of a line"),
+        Condition::Behind => (Flaw::Behind, "could not be written any more before the end"),
+        Condition::Corrupt => (Flaw::Corrupt, DAMAGED),
+    };
+    Ok(Found::Flawed(flaw, what.to_owned(), Some(recovered)))
 }
 
 /// How long the file is as far as there was use in reading it, and what it says.

@@ -1,9 +1,9 @@
 //! What discovery knows, over a restart: the state file.
 //!
-//! A change of membership is put into [`book::Changes`] under the lock of the map, so that the order of
-//! both is the same; a thread takes what has come together and appends it to the journal, a moment
-//! later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that one
-//! that was given out and not written is not given out again.
+//! A change of membership is put into [`book::Changes`] under the lock of the map, so that the order
+//! of both is the same; a thread takes what has come together and appends it to the journal, a
+//! moment later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that
+//! one that was given out and not written is not given out again.
 //!
 //! `journal` is the format, `book` what is written in it and `former` what is made of that at a
 //! start, all pure; `file` is where it is written, `keeper` the thread that does.

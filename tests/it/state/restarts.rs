@@ -160,38 +160,44 @@ fn heartbeats_write_nothing_and_changes_a_line_each() {
 }
 
 #[test]
-fn a_journal_that_has_grown_long_is_written_anew() {
-    let (_folder, file) = folder();
-    let discovery = with_state(&file, &[]);
-    register(&discovery, "stays", "");
+fn a_journal_that_has_grown_long_is_written_anew_however_often_discovery_is_killed() {
     let services: Vec<String> = (0..64).map(|n| format!("\"{n:0200}\"")).collect();
-    let length = || fs::metadata(&file).expect("there").len();
-    let (mut longest, mut shrank) = (0, 0);
-    for batch in 0..10 {
-        let before = length();
-        for round in 0..40 {
-            let more = format!(
-                r#","branch":"{batch}.{round}","services":[{}]"#,
-                services.join(",")
-            );
-            register(&discovery, "changes", &more);
+    for is_killed in [false, true] {
+        let (_folder, file) = folder();
+        let mut discovery = with_state(&file, &[]);
+        register(&discovery, "stays", "");
+        let length = || fs::metadata(&file).expect("there").len();
+        let (mut longest, mut shrank) = (0, 0);
+        for batch in 0..10 {
+            let before = length();
+            for round in 0..40 {
+                let more = format!(
+                    r#","branch":"{batch}.{round}","services":[{}]"#,
+                    services.join(",")
+                );
+                register(&discovery, "changes", &more);
+            }
+            let_it_be_written();
+            longest = longest.max(length());
+            shrank += usize::from(length() < before);
+            if is_killed {
+                kill(discovery);
+                discovery = with_state(&file, &[]);
+            }
         }
-        let_it_be_written();
-        longest = longest.max(length());
-        shrank += usize::from(length() < before);
+        // Over 5 MB were written.
+        assert!(longest < 2 << 20, "{longest}");
+        assert!(shrank > 0);
+        let before = list(&discovery);
+        kill(discovery);
+        let last = with_state(&file, &[]);
+        assert_eq!(ids(&last), ["stays", "changes"]);
+        assert_eq!(
+            list(&last)["peers"][1]["branch"],
+            before["peers"][1]["branch"]
+        );
+        assert!(revision(&list(&last)) > revision(&before));
     }
-    // Over 5 MB were written.
-    assert!(longest < 2 << 20, "{longest}");
-    assert!(shrank > 0);
-    let before = list(&discovery);
-    kill(discovery);
-    let second = with_state(&file, &[]);
-    assert_eq!(ids(&second), ["stays", "changes"]);
-    assert_eq!(
-        list(&second)["peers"][1]["branch"],
-        before["peers"][1]["branch"]
-    );
-    assert!(revision(&list(&second)) > revision(&before));
 }
 
 #[test]
