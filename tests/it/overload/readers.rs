@@ -79,17 +79,6 @@ impl Readers {
     }
 }
 
-/// A figure of discovery's.
-fn metric(discovery: &Child, name: &str) -> String {
-    let metrics = discovery.get("/metrics");
-    let lines: Vec<&str> = metrics.text().lines().collect();
-    let line = lines
-        .iter()
-        .find(|line| line.contains(name) && !line.starts_with('#'));
-    let line = line.unwrap_or_else(|| panic!("no {name} in {lines:#?}"));
-    line.rsplit_once(' ').expect("a value").1.to_owned()
-}
-
 #[test]
 fn two_thousand_cells_lose_no_beat_to_64_readers_without_pause() {
     let discovery = usual(&[]);
@@ -100,12 +89,13 @@ fn two_thousand_cells_lose_no_beat_to_64_readers_without_pause() {
     pause(how_long);
     let [lists, refused, closed] = readers.stop();
     let beats = members.stop();
-    let reaped = metric(&discovery, r#"reason="reaped""#);
+    let departures = "aios_discovery_departures_total";
+    let reaped = metric(&discovery, departures, r#"reason="reaped""#);
     report(&format!(
         "overload, 2,000 cells and 64 readers for {how_long:?}: {beats}; {reaped} reaped; \
          {lists} lists, {refused} refused, {closed} closed"
     ));
-    assert_eq!(reaped, "0");
+    assert_eq!(reaped, 0.0);
     assert_eq!(beats.failures, [""; 0]);
     assert_eq!(refused + closed, 0);
     assert!(lists > 64);

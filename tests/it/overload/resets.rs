@@ -7,11 +7,6 @@ const RESETS: usize = 5000;
 /// How many at a time.
 const AT_ONCE: usize = 8;
 
-fn random(below: usize) -> usize {
-    let number = getrandom::u32().expect("random numbers") as usize;
-    number % below
-}
-
 /// Sends some of a request, reads some of an answer where there can be one, and resets the
 /// connection.
 fn break_off(address: SocketAddr) -> io::Result<()> {

@@ -1,13 +1,13 @@
 //! Killed at any instant, while cells join, beat and leave.
 
 use std::collections::HashSet;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::support::{ask, random};
 
 const CELLS: usize = 1000;
 /// Threads that speak for them.
@@ -79,33 +79,13 @@ struct Line {
 impl Line {
     /// The status of an answer; an error where there was none, for discovery was killed.
     fn ask(&self, method: &str, target: &str, body: &str) -> io::Result<u16> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        let length = body.len();
-        let request = format!(
-            "{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("Content-Length: "));
-        if length.and_then(|length| length.parse().ok()) != Some(body.len()) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let body: Value = serde_json::from_str(body).expect("JSON");
+        let (status, body) = ask(&self.address, method, target, body)?;
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
         if let Some(revision) = body["revision"].as_u64() {
             self.revision.fetch_max(revision, Ordering::SeqCst);
         }
-        Ok(head[9..12].parse().expect("a status"))
+        Ok(status)
     }
-}
-
-fn random(below: u32) -> u32 {
-    getrandom::u32().expect("random numbers") % below
 }
 
 /// Has the cells do something, one after the other, until discovery is gone.
@@ -143,7 +123,7 @@ fn live_until_killed(
             std::thread::spawn(move || speak(cells, &line))
         })
         .collect();
-    pause(2 * LATE + LATE / 1000 * random(1500));
+    pause(2 * LATE + LATE.mul_f64(random(1500) as f64 / 1000.0));
     let killed = Instant::now();
     kill(discovery);
     line.stopping.store(true, Ordering::SeqCst);

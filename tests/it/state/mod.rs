@@ -12,7 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Child, SOON, discovery, full_form, ids, one_line, pause, report, run, skip, succeeds, wait_for,
+    Child, SOON, discovery, full_form, ids, metric, one_line, pause, report, run, skip, succeeds,
+    wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -56,18 +57,6 @@ fn list(discovery: &Child) -> Value {
 
 fn revision(list: &Value) -> u64 {
     list["revision"].as_u64().expect("a number")
-}
-
-/// A figure of discovery's.
-fn metric(discovery: &Child, name: &str, label: &str) -> f64 {
-    let metrics = discovery.get("/metrics");
-    let line = metrics.text().lines().find(|line| {
-        line.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
-    });
-    let value = line.and_then(|line| line.rsplit_once(' '));
-    let (_, value) = value.unwrap_or_else(|| panic!("no {name} in {}", metrics.text()));
-    value.parse().expect("a number")
 }
 
 fn kill(mut discovery: Child) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use aios_mesh::wire::parse_timestamp;
 pub use child::{Child, command, run};
 pub use limits::{discovery_within, may_hold};
-pub use raw::{Answer, Connection, request};
+pub use raw::{Answer, Connection, ask, head, request};
 use serde_json::Value;
 pub use socket::{Held, ONE, passed};
 pub use stub::Stub;
@@ -131,6 +131,23 @@ pub fn succeeds(command: &str, arguments: &[&str]) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// A figure of discovery's, of the series that has this label.
+pub fn metric(discovery: &Child, name: &str, label: &str) -> f64 {
+    let metrics = discovery.get("/metrics");
+    let line = metrics.text().lines().find(|line| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
+    });
+    let value = line.and_then(|line| line.rsplit_once(' '));
+    let (_, value) = value.unwrap_or_else(|| panic!("no {name} in {}", metrics.text()));
+    value.parse().expect("a number")
+}
+
+/// A number below this one.
+pub fn random(below: usize) -> usize {
+    getrandom::u32().expect("random numbers") as usize % below
 }
 
 /// Whether what is measured is measured for as long and as often as it is promised, and not in the

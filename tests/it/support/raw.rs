@@ -1,10 +1,12 @@
 //! A client that sends what it is told, byte for byte, and shows all of the answer.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::SOON;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,6 +60,40 @@ pub fn request(address: &str, method: &str, target: &str, headers: &[&str], body
         return connection.answer_without_body().expect("an answer");
     }
     connection.answer().expect("an answer")
+}
+
+/// One request on a connection of its own: the status and the body of the answer, which there may
+/// not be.
+pub fn ask(address: &str, method: &str, target: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.set_write_timeout(Some(SOON))?;
+    let head = head(method, target, body, "close");
+    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8_lossy(&answer);
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("Content-Length: "));
+    if length.and_then(|length| length.parse().ok()) != Some(body.len()) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let status = head[9..12].parse().map_err(io::Error::other)?;
+    let says_when = head.contains("\r\nRetry-After: ");
+    assert_eq!(says_when, status == 503, "{head}");
+    Ok((status, body))
+}
+
+/// The head of a request.
+pub fn head(method: &str, target: &str, body: &str, connection: &str) -> String {
+    let length = body.len();
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: {connection}\r\nContent-Length: {length}\r\n\r\n"
+    )
 }
 
 /// A connection, and what has arrived on it that is not used yet.
