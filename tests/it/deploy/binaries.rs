@@ -23,8 +23,7 @@ fn the_binaries_need_no_library_and_little_room() {
     for (name, at_most) in [
         ("aios-discovery", 3.0),
         ("aios-cell", 4.2),
-        // Both of them, and the tool.
-        ("aios-mesh", 4.8),
+        ("aios-mesh", 4.5),
     ] {
         let Some(binary) = static_binary(name) else {
             return skip(
