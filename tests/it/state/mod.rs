@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Child, SOON, discovery, full_form, ids, metric, one_line, pause, report, run, skip, succeeds,
+    Child, SOON, command, discovery, full_form, ids, metric, pause, report, skip, succeeds,
     wait_for,
 };
 
@@ -36,13 +36,17 @@ fn with_state(file: &Path, flags: &[&str]) -> Child {
 
 /// A discovery cannot have that state file, and says so.
 fn is_refused(file: &Path) {
-    let own = ["--host", "127.0.0.1", "--port", "0"];
-    let flags = [&own[..], &["--state-file", text(file)]].concat();
-    let output = run("aios-discovery", &flags, &[("LOG_LEVEL", "error")]);
-    assert_eq!(output.status.code(), Some(1));
-    let line = one_line(&output);
-    assert!(line.contains("in use by another discovery"), "{line}");
-    assert!(line.contains("--state-file"), "{line}");
+    let mut second = command("aios-discovery");
+    second
+        .args(["--host", "127.0.0.1", "--port", "0"])
+        .args(["--state-file", text(file)])
+        .env("LOG_LEVEL", "error");
+    let mut second = Child::spawn(second);
+    assert_eq!(second.wait(SOON).0.code(), Some(1));
+    let said = second.whole_log();
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(said[0].contains("in use by another discovery"), "{said:?}");
+    assert!(said[0].contains("--state-file"), "{said:?}");
 }
 
 fn register(discovery: &Child, id: &str, more: &str) {
