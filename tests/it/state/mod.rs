@@ -2,6 +2,7 @@
 
 mod flaws;
 mod kills;
+mod order;
 mod restarts;
 mod room;
 
