@@ -128,6 +128,9 @@ impl Accepting {
         let shared = &self.shared;
         let mut sweep_until = None;
         let mut complained: Option<Instant> = None;
+        // Whoever was established before the listener got its time-outs has none; whoever was
+        // established after it was seen to have nobody waiting has them.
+        let mut hands_down = false;
         // A thread that is only just started may be ahead of whoever starts it.
         drop(self.present());
         while self.is_on(turn) {
@@ -142,8 +145,9 @@ impl Accepting {
                 }
             }
             match listener.socket.accept() {
-                Ok((stream, remote)) => self.seat(stream, remote),
+                Ok((stream, remote)) => self.seat(stream, remote, hands_down),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    hands_down = true;
                     if shared.is_stopping() {
                         return;
                     }
@@ -173,18 +177,20 @@ impl Accepting {
         }
     }
 
-    fn seat(&self, stream: TcpStream, remote: SocketAddr) {
+    fn seat(&self, stream: TcpStream, remote: SocketAddr, has_timeouts: bool) {
         let shared = &self.shared;
         let probe = shared.probe_from(remote);
         let is_probe = probe.is_some();
-        // Who has given up waiting needs no room.
-        if !matches!(stream.take_error(), Ok(None)) {
-            return;
-        }
-        if !is_probe && !shared.make_room() {
-            shared.handler.refused(503);
-            connection::turn_away(&stream);
-            return;
+        if !is_probe && !shared.has_room() {
+            // Who has given up waiting needs none.
+            if !matches!(stream.take_error(), Ok(None)) {
+                return;
+            }
+            if !shared.make_room() {
+                shared.handler.refused(503);
+                connection::turn_away(&stream);
+                return;
+            }
         }
         let seat = Arc::new(Seat::new(stream, remote, is_probe, shared));
         // Left alone until it has a thread.
@@ -194,7 +200,7 @@ impl Accepting {
             let seat = Arc::clone(&seat);
             move || {
                 let place = place;
-                connection::serve(&seat, place.shared());
+                connection::serve(&seat, place.shared(), has_timeouts);
                 // The place is free only once the descriptor is.
                 drop((seat, place));
             }

@@ -6,63 +6,99 @@
 use super::body::Chunks;
 use super::head::{self, Framing, Head, Refusal};
 
+/// How much of a buffer is kept while it is waited for a request: most fit, head and body.
+const USUAL: usize = 4 * 1024;
+/// How much is read at once at least.
+const LEAST: usize = 1024;
+
 /// What has arrived and is not used yet: at most one head, one body and one read.
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
-    bytes: Vec<u8>,
-    /// How far they have been looked at for the end of a head.
+    /// It is read into as it is, so that no byte is written before it arrives.
+    buffer: Vec<u8>,
+    /// Where what is not used yet begins and ends in it.
+    begin: usize,
+    end: usize,
+    /// How far that has been looked at for the end of a head.
     scanned: usize,
     /// What the body is made of so far, where it comes in chunks.
     chunks: Chunks,
 }
 
 impl Arrived {
-    /// More has arrived.
-    pub(super) fn put(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+    /// Where to put what arrives next.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.begin == self.end {
+            (self.begin, self.end) = (0, 0);
+            if self.buffer.len() != USUAL {
+                self.buffer = vec![0; USUAL];
+            }
+        } else if self.buffer.len() - self.end < LEAST {
+            self.buffer.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
+            if self.buffer.len() - self.end < LEAST {
+                self.buffer.resize(2 * self.buffer.len(), 0);
+            }
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// So many bytes have arrived there.
+    pub(super) fn put(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.begin..self.end]
     }
 
     /// Whether a request has begun.
     pub(super) fn has_begun(&mut self) -> bool {
         // Some clients put a line end behind a body (RFC 9112, 2.2).
-        let pairs = self.bytes.chunks_exact(2);
+        let pairs = self.bytes().chunks_exact(2);
         let line_ends = pairs.take_while(|two| *two == b"\r\n").count();
-        self.bytes.drain(..2 * line_ends);
-        !self.bytes.is_empty() && self.bytes != b"\r"
+        self.begin += 2 * line_ends;
+        !matches!(self.bytes(), b"" | b"\r")
     }
 
     /// Whether the request begins as one to HEAD.
     pub(super) fn begins_as_head(&self) -> bool {
-        self.bytes.starts_with(b"HEAD ")
+        self.bytes().starts_with(b"HEAD ")
     }
 
     /// Takes the head out, if it is whole.
     pub(super) fn head(&mut self) -> Result<Option<Head>, Refusal> {
-        let Some(end) = head::find_end(&self.bytes, &mut self.scanned)? else {
+        let bytes = &self.buffer[self.begin..self.end];
+        let Some(end) = head::find_end(bytes, &mut self.scanned)? else {
             return Ok(None);
         };
-        let head = head::parse(&self.bytes[..end])?;
-        self.bytes.drain(..end);
+        let head = head::parse(&bytes[..end])?;
+        self.begin += end;
         self.scanned = 0;
         Ok(Some(head))
     }
 
     /// Whether all of a body that is announced with its length is there.
     pub(super) fn has_all(&self, framing: &Framing) -> bool {
-        matches!(framing, Framing::Length(length) if self.bytes.len() >= *length)
+        matches!(framing, Framing::Length(length) if self.bytes().len() >= *length)
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.begin == self.end
     }
 
     /// Takes the body out that follows a head, if it is whole.
     pub(super) fn body(&mut self, framing: &Framing) -> Result<Option<Vec<u8>>, Refusal> {
         match *framing {
-            Framing::Length(length) if self.bytes.len() < length => Ok(None),
             Framing::Length(length) => {
-                let rest = self.bytes.split_off(length);
-                Ok(Some(std::mem::replace(&mut self.bytes, rest)))
+                let body = self.bytes().get(..length).map(<[u8]>::to_vec);
+                self.begin += body.as_ref().map_or(0, Vec::len);
+                Ok(body)
             }
             Framing::Chunked => {
-                let used = self.chunks.take(&self.bytes)?;
-                self.bytes.drain(..used);
+                let bytes = &self.buffer[self.begin..self.end];
+                self.begin += self.chunks.take(bytes)?;
                 Ok(self.chunks.finished())
             }
         }
@@ -71,6 +107,6 @@ impl Arrived {
     /// How many bytes are kept.
     #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
-        self.bytes.len() + self.chunks.held()
+        self.bytes().len() + self.chunks.held()
     }
 }

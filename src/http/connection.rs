@@ -14,8 +14,10 @@ use super::{Reply, tiny};
 /// How long a closed connection is still read, so that what the client has sent meanwhile does
 /// not make the kernel throw our last reply away (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(1);
-/// What is read at once.
+/// What is read at once of what is not looked at any more.
 const READ: usize = 16 * 1024;
+/// By how much a time-out may be off. One that is costs nothing; to set it costs a system call.
+const SLACK: Duration = Duration::from_millis(20);
 
 /// Why there is no further request.
 enum End {
@@ -41,22 +43,25 @@ enum Read1 {
 struct Connection<'a> {
     seat: &'a Seat,
     shared: &'a Shared,
+    socket: Socket<'a>,
     arrived: Arrived,
     /// Whether the request begins as one to HEAD, whose answer has no body: a refusal neither.
     is_head: bool,
-    read_timeout: Duration,
-    write_timeout: Duration,
 }
 
-/// Serves the connection until it ends.
-pub(super) fn serve(seat: &Seat, shared: &Shared) {
+/// Serves the connection until it ends; `has_timeouts` from the socket it was accepted on.
+pub(super) fn serve(seat: &Seat, shared: &Shared, has_timeouts: bool) {
+    let timeout = |limit| if has_timeouts { limit } else { Duration::MAX };
     let mut connection = Connection {
         seat,
         shared,
+        socket: Socket {
+            stream: &seat.stream,
+            read_timeout: timeout(shared.limits.idle),
+            write_timeout: timeout(shared.limits.reply),
+        },
         arrived: Arrived::default(),
         is_head: false,
-        read_timeout: Duration::MAX,
-        write_timeout: Duration::MAX,
     };
     if let Err(e) = connection.run() {
         log::debug!("connection from {}: {e}", seat.remote);
@@ -73,8 +78,8 @@ impl Connection<'_> {
                 Err(End::Refused(refusal)) => return self.refuse(&refusal),
             };
             self.seat.is(Doing::Busy);
-            let keep_alive = head.keep_alive;
-            let mut request = match self.shared.pairs.parse(&head, &body) {
+            let wants_more = head.keep_alive;
+            let mut request = match self.shared.pairs.parse(head, body) {
                 Ok(request) => request,
                 Err(refusal) => return self.refuse(&refusal),
             };
@@ -84,7 +89,7 @@ impl Connection<'_> {
                 log::error!("handling a request panicked");
                 return self.refuse(&Refusal::new(500, "Internal Server Error"));
             };
-            let keep_alive = keep_alive && !self.has_to_end();
+            let keep_alive = wants_more && !self.has_to_end();
             // Said always: HTTP/1.0 clients that asked for it wait to hear it.
             let connection = if keep_alive { "keep-alive" } else { "close" };
             self.write(&reply, request.without_body, connection)?;
@@ -92,8 +97,10 @@ impl Connection<'_> {
             if std::mem::replace(&mut is_first, false) && !self.seat.is_probe {
                 self.shared.first_answers.fetch_add(1, Ordering::Relaxed);
             }
-            if !keep_alive {
-                return self.close();
+            match (keep_alive, wants_more) {
+                (true, _) => {}
+                (false, true) => return self.close(),
+                (false, false) => return self.part(),
             }
         }
     }
@@ -117,9 +124,7 @@ impl Connection<'_> {
 
     fn next_request(&mut self) -> Result<(Head, Vec<u8>), End> {
         self.wait_for_first_byte()?;
-        self.seat.is(Doing::Head);
         let head = self.head()?;
-        self.seat.is(Doing::Body);
         let body = self.body(&head)?;
         Ok((head, body))
     }
@@ -144,12 +149,16 @@ impl Connection<'_> {
     }
 
     fn head(&mut self) -> Result<Head, End> {
-        let deadline = Instant::now() + self.shared.limits.head;
+        let mut deadline = None;
         loop {
             self.is_head = self.arrived.begins_as_head();
             if let Some(head) = self.arrived.head()? {
                 return Ok(head);
             }
+            let deadline = *deadline.get_or_insert_with(|| {
+                self.seat.is(Doing::Head);
+                Instant::now() + self.shared.limits.head
+            });
             self.read_more(deadline, "the head of the request took too long")?;
         }
     }
@@ -161,11 +170,15 @@ impl Connection<'_> {
                 .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
                 .map_err(|_| End::Silent)?;
         }
-        let deadline = Instant::now() + self.shared.limits.body;
+        let mut deadline = None;
         loop {
             if let Some(body) = self.arrived.body(&head.framing)? {
                 return Ok(body);
             }
+            let deadline = *deadline.get_or_insert_with(|| {
+                self.seat.is(Doing::Body);
+                Instant::now() + self.shared.limits.body
+            });
             self.read_more(deadline, LATE)?;
         }
     }
@@ -184,37 +197,17 @@ impl Connection<'_> {
         }
     }
 
-    /// Puts what arrives with the rest.
+    /// Puts what arrives with the rest, not waiting for it beyond `deadline`.
     fn read(&mut self, deadline: Instant) -> io::Result<Read1> {
-        let mut bytes = [0; READ];
-        match self.read_into(&mut bytes, deadline)? {
-            Some(0) => Ok(Read1::Eof),
+        let room = self.arrived.room();
+        Ok(match self.socket.read(room, deadline)? {
+            Some(0) => Read1::Eof,
             Some(count) => {
-                self.arrived.put(&bytes[..count]);
-                Ok(Read1::Some)
+                self.arrived.put(count);
+                Read1::Some
             }
-            None => Ok(Read1::TimedOut),
-        }
-    }
-
-    /// Waits for bytes, not beyond `deadline`: `None` when it has come.
-    fn read_into(&mut self, bytes: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            // A time-out that is a little long costs nothing; setting it costs a system call.
-            if self.read_timeout > left || self.read_timeout + Duration::from_millis(20) < left {
-                self.seat.stream.set_read_timeout(Some(left))?;
-                self.read_timeout = left;
-            }
-            match (&self.seat.stream).read(bytes) {
-                Ok(count) => return Ok(Some(count)),
-                Err(e) if is_retry(&e) => {}
-                Err(e) => return Err(e),
-            }
-        }
+            None => Read1::TimedOut,
+        })
     }
 
     fn write(&mut self, reply: &Reply, without_body: bool, connection: &str) -> io::Result<()> {
@@ -240,11 +233,7 @@ impl Connection<'_> {
                     "the client does not read its reply",
                 ));
             }
-            if self.write_timeout > left {
-                self.seat.stream.set_write_timeout(Some(left))?;
-                self.write_timeout = left;
-            }
-            match (&self.seat.stream).write_vectored(rest) {
+            match self.socket.write(rest, left) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => IoSlice::advance_slices(&mut rest, count),
                 Err(e) if is_retry(&e) => {}
@@ -254,14 +243,60 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// Closes after a reply that the client expects to be the last one.
+    fn part(&mut self) -> io::Result<()> {
+        // It sends nothing more, so there is nothing that a reply could be thrown away for.
+        if self.arrived.is_empty() && !self.seat.has_unread() {
+            return Ok(());
+        }
+        self.close()
+    }
+
     /// Says that nothing more comes, and lets the client read that before the socket goes.
     fn close(&mut self) -> io::Result<()> {
         self.seat.is(Doing::Parting);
         self.seat.stream.shutdown(Shutdown::Write)?;
         let deadline = Instant::now() + LINGER;
         let mut bytes = [0; READ];
-        while let Some(1..) = self.read_into(&mut bytes, deadline)? {}
+        while let Some(1..) = self.socket.read(&mut bytes, deadline)? {}
         Ok(())
+    }
+}
+
+/// A stream, and the time-outs that are set on it.
+struct Socket<'a> {
+    stream: &'a TcpStream,
+    read_timeout: Duration,
+    write_timeout: Duration,
+}
+
+impl Socket<'_> {
+    /// Waits for bytes, not beyond `deadline`: `None` when it has come.
+    fn read(&mut self, bytes: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            if self.read_timeout.abs_diff(left) > SLACK {
+                self.stream.set_read_timeout(Some(left))?;
+                self.read_timeout = left;
+            }
+            match self.stream.read(bytes) {
+                Ok(count) => return Ok(Some(count)),
+                Err(e) if is_retry(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Writes what fits, and waits for about as long as is `left` until anything does.
+    fn write(&mut self, slices: &[IoSlice<'_>], left: Duration) -> io::Result<usize> {
+        if self.write_timeout > left.saturating_add(SLACK) {
+            self.stream.set_write_timeout(Some(left))?;
+            self.write_timeout = left;
+        }
+        self.stream.write_vectored(slices)
     }
 }
 

@@ -56,7 +56,7 @@ pub fn door(input: &[u8]) {
         assert_eq!(seen.body, *body);
         at += seen.length;
         if index < BEHIND {
-            let Ok(request) = PAIRS.parse(head, body) else {
+            let Ok(request) = PAIRS.parse(head.clone(), body.clone()) else {
                 unreachable!("not taken behind the door: {head:?}");
             };
             let value = |name: &str| {
@@ -148,7 +148,7 @@ fn take(pieces: &mut dyn Iterator<Item = &[u8]>) -> Taken {
                         end: End::Waits,
                     };
                 };
-                arrived.put(piece);
+                put(&mut arrived, piece);
             }
             Err(refusal) => {
                 assert!(REFUSALS.contains(&refusal.status), "{refusal:?}");
@@ -158,6 +158,17 @@ fn take(pieces: &mut dyn Iterator<Item = &[u8]>) -> Taken {
                 };
             }
         }
+    }
+}
+
+/// Has the bytes arrive, in as many reads as there is room for.
+fn put(arrived: &mut Arrived, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let room = arrived.room();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        arrived.put(count);
+        bytes = &bytes[count..];
     }
 }
 
@@ -290,7 +301,7 @@ pub(crate) fn request(text: &[u8]) -> Option<Request> {
     }
     bytes.extend_from_slice(b"\r\n");
     let mut arrived = Arrived::default();
-    arrived.put(&bytes);
+    put(&mut arrived, &bytes);
     let head = arrived.head().ok()??;
     let value = |name: &str| {
         let mut all = head.headers.iter();

@@ -21,7 +21,7 @@ impl Refusal {
 }
 
 /// What follows the head.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     /// So many bytes, perhaps none.
     Length(usize),
@@ -31,7 +31,7 @@ pub(super) enum Framing {
 
 /// A head that passed. It has no Debug form outside of tests, for it may hold a token.
 #[derive(PartialEq, Eq)]
-#[cfg_attr(any(test, fuzzing), derive(Debug))]
+#[cfg_attr(any(test, fuzzing), derive(Clone, Debug))]
 pub(super) struct Head {
     pub(super) method: String,
     /// Path and query, in ASCII.

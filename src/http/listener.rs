@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::tiny;
 use crate::wire;
@@ -118,6 +119,19 @@ impl Listener {
     #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.inherited
+    }
+
+    /// Sets the time-outs that connections have which are established from now on: it saves two
+    /// system calls for each.
+    ///
+    /// # Errors
+    /// When the system does not do it.
+    pub(super) fn hand_down(&self, read: Duration, write: Duration) -> io::Result<()> {
+        // Zero would be no time-out at all.
+        let least = Duration::from_millis(1);
+        let socket = SockRef::from(&self.socket);
+        socket.set_read_timeout(Some(read.max(least)))?;
+        socket.set_write_timeout(Some(write.max(least)))
     }
 
     /// The address that is listened on, with the port that was found where 0 was asked for.

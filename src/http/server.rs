@@ -58,6 +58,7 @@ impl Server {
         handler: Arc<dyn Handler>,
     ) -> io::Result<Self> {
         let address = listener.address();
+        listener.hand_down(limits.idle, limits.reply)?;
         let kept_for = THREAD_KEPT.min(limits.idle);
         let shared = Arc::new(Shared {
             handler,
@@ -234,7 +235,7 @@ impl Seat {
     }
 
     /// Whether something has arrived that its thread has not got to yet.
-    fn has_unread(&self) -> bool {
+    pub(super) fn has_unread(&self) -> bool {
         ioctl_fionread(&self.stream).is_ok_and(|count| count > 0)
     }
 
@@ -256,6 +257,11 @@ impl Shared {
 
     fn seats(&self) -> MutexGuard<'_, Slab<Arc<Seat>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for one more connection as it is.
+    pub(super) fn has_room(&self) -> bool {
+        self.seats().len() < self.limits.max_connections
     }
 
     /// Makes room for one more connection by closing one, the one that has waited longest. Returns

@@ -4,9 +4,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ThreadId};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// Enough for the deepest JSON that is taken, with room to spare.
@@ -34,18 +33,17 @@ struct Crew {
     threads: usize,
     /// Threads without a job. The one that was busy last gets the next, so that those there is no
     /// work for stay idle, and end.
-    idle: Vec<Idle>,
-    /// Jobs for threads that only start, or for whoever is done with another.
+    idle: Vec<Thread>,
+    /// Threads that were called for a job and have not looked for it yet. One at most: it calls the
+    /// next if there is more to do then. Under load those that are done with one job take another
+    /// before that, and need no call, which takes longer than most jobs.
+    called: usize,
+    /// Jobs for threads that were called, that only start, or that are done with another.
     jobs: VecDeque<Job>,
     /// Threads that were started and have not looked for a job yet.
     starting: usize,
     /// Whether no further job will come.
     is_over: bool,
-}
-
-struct Idle {
-    thread: ThreadId,
-    job: Sender<Job>,
 }
 
 /// Which job is taken first where several wait for a thread.
@@ -88,14 +86,15 @@ impl Workers {
         let job = Job { run, turn };
         {
             let mut crew = self.shared.lock();
-            if let Some(idle) = crew.idle.pop() {
-                // It listens until it has taken itself off the list.
-                let _ = idle.job.send(job);
-                return Ok(Start::Now);
-            }
             match turn {
                 Turn::First => crew.jobs.push_front(job),
                 Turn::Last => crew.jobs.push_back(job),
+            }
+            if crew.short_of() == 0 {
+                let called = crew.call();
+                drop(crew);
+                wake(called);
+                return Ok(Start::Now);
             }
             crew.threads += 1;
             crew.starting += 1;
@@ -135,8 +134,27 @@ impl Workers {
 }
 
 impl Crew {
+    /// How many jobs are more than there are threads to come for them.
     fn short_of(&self) -> usize {
-        self.jobs.len().saturating_sub(self.starting)
+        let threads = self.idle.len() + self.called + self.starting;
+        self.jobs.len().saturating_sub(threads)
+    }
+
+    /// Calls an idle thread if there is a job, unless one is on its way. It is to be woken once the
+    /// lock is free, which it needs.
+    fn call(&mut self) -> Option<Thread> {
+        if self.called > 0 || self.jobs.is_empty() {
+            return None;
+        }
+        let thread = self.idle.pop()?;
+        self.called += 1;
+        Some(thread)
+    }
+}
+
+fn wake(called: Option<Thread>) {
+    if let Some(thread) = called {
+        thread.unpark();
     }
 }
 
@@ -149,11 +167,10 @@ impl Drop for Workers {
 impl Shared {
     /// The life of a thread.
     fn work(&self) {
-        let (sender, receiver) = channel();
         let mut is_starting = true;
         let mut kept_until = Instant::now();
         loop {
-            match self.next(is_starting, kept_until, &sender, &receiver) {
+            match self.next(std::mem::take(&mut is_starting), kept_until) {
                 Ok(Job { run, turn }) => {
                     // What it held is dropped; the thread is needed on.
                     drop(catch_unwind(AssertUnwindSafe(run)));
@@ -163,52 +180,46 @@ impl Shared {
                 }
                 Err(left) => return (self.ended)(left),
             }
-            is_starting = false;
         }
     }
 
     /// The next job.
     ///
     /// # Errors
-    /// How many threads are left, when no job has come for a while and this one is to end.
-    fn next(
-        &self,
-        is_starting: bool,
-        kept_until: Instant,
-        sender: &Sender<Job>,
-        receiver: &Receiver<Job>,
-    ) -> Result<Job, usize> {
-        let thread = thread::current().id();
-        {
-            let mut crew = self.lock();
-            crew.starting -= usize::from(is_starting);
-            if let Some(job) = crew.jobs.pop_front() {
-                return Ok(job);
-            }
-            crew.idle.push(Idle {
-                thread,
-                job: sender.clone(),
-            });
-        }
-        let mut wait = kept_until.saturating_duration_since(Instant::now());
+    /// How many threads are left, when no job has come until `kept_until` and this one is to end.
+    fn next(&self, is_starting: bool, mut kept_until: Instant) -> Result<Job, usize> {
+        let mut crew = self.lock();
+        crew.starting -= usize::from(is_starting);
         loop {
-            if let Ok(job) = receiver.recv_timeout(wait) {
+            if let Some(job) = crew.jobs.pop_front() {
+                let called = crew.call();
+                drop(crew);
+                wake(called);
                 return Ok(job);
             }
-            let mut crew = self.lock();
-            let threads = crew.threads;
-            let on_the_list = crew.idle.iter().position(|idle| idle.thread == thread);
-            let Some(place) = on_the_list else {
+            let this = thread::current();
+            crew.idle.push(this.clone());
+            let place = loop {
                 drop(crew);
-                // Somebody took it off the list just now, to send a job.
-                return receiver.recv().map_err(|_| threads);
+                let now = Instant::now();
+                thread::park_timeout(kept_until.saturating_duration_since(now));
+                crew = self.lock();
+                let place = crew.idle.iter().position(|idle| idle.id() == this.id());
+                if place.is_none() || Instant::now() >= kept_until {
+                    break place;
+                }
             };
-            if threads > 1 || crew.is_over {
-                crew.idle.remove(place);
-                crew.threads -= 1;
-                return Err(crew.threads);
+            match place {
+                None => crew.called -= 1,
+                Some(place) => {
+                    crew.idle.remove(place);
+                    if crew.jobs.is_empty() && (crew.threads > 1 || crew.is_over) {
+                        crew.threads -= 1;
+                        return Err(crew.threads);
+                    }
+                    kept_until = Instant::now() + self.kept_for;
+                }
             }
-            wait = self.kept_for;
         }
     }
 
@@ -220,6 +231,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::thread::ThreadId;
 
     use super::*;
 
