@@ -45,6 +45,8 @@ struct Connection<'a> {
     shared: &'a Shared,
     socket: Socket<'a>,
     arrived: Arrived,
+    /// The head of a reply, kept for its room.
+    head: Vec<u8>,
     /// Whether the request begins as one to HEAD, whose answer has no body: a refusal neither.
     is_head: bool,
 }
@@ -61,6 +63,7 @@ pub(super) fn serve(seat: &Seat, shared: &Shared, has_timeouts: bool) {
             write_timeout: timeout(shared.limits.reply),
         },
         arrived: Arrived::default(),
+        head: Vec::new(),
         is_head: false,
     };
     if let Err(e) = connection.run() {
@@ -211,7 +214,8 @@ impl Connection<'_> {
     }
 
     fn write(&mut self, reply: &Reply, without_body: bool, connection: &str) -> io::Result<()> {
-        let head = tiny::render_head(reply, connection)?;
+        self.head.clear();
+        tiny::render_head(reply, connection, &mut self.head)?;
         // From here on it may be the client that is waited for.
         self.seat.is(Doing::Sending);
         let body: &[u8] = if without_body { &[] } else { &reply.body };
@@ -222,7 +226,7 @@ impl Connection<'_> {
                 .limits
                 .reply
                 .saturating_add(Duration::from_secs(1) * mib);
-        let mut slices = [IoSlice::new(&head), IoSlice::new(body)];
+        let mut slices = [IoSlice::new(&self.head), IoSlice::new(body)];
         let mut rest = &mut slices[..];
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
@@ -311,11 +315,13 @@ fn is_retry(error: &io::Error) -> bool {
 pub(super) fn turn_away(stream: &TcpStream) {
     let reply = Reply::error(503, "as many connections as this server takes are open")
         .header("Retry-After", "1");
-    let told = tiny::render_head(&reply, "close").and_then(|head| {
+    let mut answer = Vec::new();
+    let told = tiny::render_head(&reply, "close", &mut answer).and_then(|()| {
         stream.set_nonblocking(true)?;
         // What has arrived and is not read makes the kernel throw the reply away.
         let _ = (&mut &*stream).read(&mut [0; READ]);
-        (&mut &*stream).write_all(&[&head[..], &reply.body].concat())
+        answer.extend_from_slice(&reply.body);
+        (&mut &*stream).write_all(&answer)
     });
     if let Err(e) = told {
         log::debug!("a connection was closed without a word: {e}");

@@ -330,7 +330,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// Reads what is sent of `reply`.
     pub(crate) fn of(reply: &Reply) -> Self {
-        let Ok(bytes) = tiny::render_head(reply, "keep-alive") else {
+        let mut bytes = Vec::new();
+        let Ok(()) = tiny::render_head(reply, "keep-alive", &mut bytes) else {
             unreachable!("cannot be sent: {reply:?}");
         };
         let mut fields = [httparse::EMPTY_HEADER; 16];

@@ -3,6 +3,7 @@
 //! Pure. Only HTTP/1.0 and 1.1 with CRLF line ends pass, framed in one way that every reader of
 //! the same bytes would agree on (RFC 9112, 6.3); whatever could be read in two ways is refused.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::{MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_TARGET};
@@ -33,7 +34,7 @@ pub(super) enum Framing {
 #[derive(PartialEq, Eq)]
 #[cfg_attr(any(test, fuzzing), derive(Clone, Debug))]
 pub(super) struct Head {
-    pub(super) method: String,
+    pub(super) method: Cow<'static, str>,
     /// Path and query, in ASCII.
     pub(super) target: String,
     /// The few headers the roles look at.
@@ -122,13 +123,20 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
         _ => !all.has_token("connection", "close"),
     };
     Ok(Head {
-        method: method.to_owned(),
+        method: known(method),
         target: origin_form(method, target)?,
         headers,
         framing: framing(&all, minor)?,
         keep_alive,
         expects_continue: minor == 1 && all.has_token("expect", "100-continue"),
     })
+}
+
+/// The name of a method; those that are asked for take no memory.
+fn known(method: &str) -> Cow<'static, str> {
+    const USUAL: [&str; 4] = ["POST", "GET", "DELETE", "HEAD"];
+    let usual = USUAL.into_iter().find(|usual| *usual == method);
+    usual.map_or_else(|| Cow::Owned(method.to_owned()), Cow::Borrowed)
 }
 
 /// What a request line has beside its target, roughly.

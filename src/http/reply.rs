@@ -48,8 +48,10 @@ impl Reply {
     /// A reply whose body is `value` as JSON.
     #[must_use]
     pub fn json(status: u16, value: &impl Serialize) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(body) => Self::with_body(status, JSON, body),
+        // Room for the answer to a heartbeat, which is what most are.
+        let mut body = Vec::with_capacity(256);
+        match serde_json::to_writer(&mut body, value) {
+            Ok(()) => Self::with_body(status, JSON, body),
             // Nothing that is sent has keys or numbers JSON cannot hold.
             Err(e) => {
                 log::error!("cannot render a reply: {e}");

@@ -66,6 +66,7 @@ impl Server {
             pairs: Pairs::default(),
             seats: Mutex::default(),
             left: Condvar::new(),
+            awaiting: AtomicUsize::new(0),
             probe: Mutex::default(),
             probes: AtomicUsize::new(0),
             first_answers: AtomicU64::new(0),
@@ -117,6 +118,8 @@ pub(super) struct Shared {
     /// The connections that are open. Held for a look or a change, never while one is served.
     seats: Mutex<Slab<Arc<Seat>>>,
     left: Condvar,
+    /// How many threads wait for that. To wake somebody is a system call, even where nobody waits.
+    awaiting: AtomicUsize,
     /// Where the connection comes from that asks on our own behalf, while one does.
     probe: Mutex<Option<SocketAddr>>,
     /// How many of these have a place of their own.
@@ -288,11 +291,24 @@ impl Shared {
                 return false;
             }
             // Looked at again and again, for one that is busy now may be idle next.
-            (seats, _) = self
-                .left
-                .wait_timeout_while(seats, left.min(FRESH_WAIT), |seats| seats.len() >= room)
-                .unwrap_or_else(PoisonError::into_inner);
+            seats = self.wait_while(seats, left.min(FRESH_WAIT), |seats| seats.len() >= room);
         }
+    }
+
+    /// Waits for connections to leave, while it is so and no longer than `at_most`.
+    fn wait_while<'a>(
+        &self,
+        seats: MutexGuard<'a, Slab<Arc<Seat>>>,
+        at_most: Duration,
+        mut condition: impl FnMut(&Slab<Arc<Seat>>) -> bool,
+    ) -> MutexGuard<'a, Slab<Arc<Seat>>> {
+        self.awaiting.fetch_add(1, Ordering::Relaxed);
+        let (seats, _) = self
+            .left
+            .wait_timeout_while(seats, at_most, |seats| condition(seats))
+            .unwrap_or_else(PoisonError::into_inner);
+        self.awaiting.fetch_sub(1, Ordering::Relaxed);
+        seats
     }
 
     /// Closes the connection that has waited longest, for want of what it holds.
@@ -339,10 +355,7 @@ impl Shared {
                     let _ = seat.stream.shutdown(Shutdown::Read);
                 }
             }
-            (seats, _) = self
-                .left
-                .wait_timeout_while(seats, left.min(LOOK), |seats| !seats.is_empty())
-                .unwrap_or_else(PoisonError::into_inner);
+            seats = self.wait_while(seats, left.min(LOOK), |seats| !seats.is_empty());
         }
         if !seats.is_empty() {
             log::warn!("{} connections were not done and are closed", seats.len());
@@ -403,7 +416,10 @@ impl Drop for Place {
         };
         let mut seats = self.shared.seats();
         drop(seats.remove(key));
-        self.shared.left.notify_all();
+        // Seen as it was when the lock was last given up, which waiting begins with.
+        if self.shared.awaiting.load(Ordering::Relaxed) > 0 {
+            self.shared.left.notify_all();
+        }
     }
 }
 

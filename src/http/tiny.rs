@@ -6,10 +6,12 @@
 //! but in [`Request::same_origin`]: the crate locks and reads byte by byte, and a head of half the
 //! length is one that takes half the time. Replies are rendered into memory.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tiny_http::{HTTPVersion, Header, Headers, Response, StatusCode};
@@ -40,6 +42,8 @@ pub(super) struct Pairs {
 struct Pool {
     free: Vec<Pair>,
     made: usize,
+    /// How many threads wait for one. To wake somebody is a system call, even where nobody waits.
+    waiting: usize,
 }
 
 /// One socket pair with a `tiny_http` connection at its far end.
@@ -86,12 +90,15 @@ impl Pairs {
     }
 
     fn borrow(&self) -> io::Result<Lent<'_>> {
-        let mut pool = self
-            .returned
-            .wait_while(self.lock(), |pool| {
-                pool.free.is_empty() && pool.made == AT_MOST
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.lock();
+        while pool.free.is_empty() && pool.made == AT_MOST {
+            pool.waiting += 1;
+            pool = self
+                .returned
+                .wait(pool)
+                .unwrap_or_else(PoisonError::into_inner);
+            pool.waiting -= 1;
+        }
         let pair = pool.free.pop();
         let is_missing = pair.is_none();
         pool.made += usize::from(is_missing);
@@ -122,8 +129,11 @@ impl Drop for Lent<'_> {
             Some(pair) if !std::thread::panicking() => pool.free.push(pair),
             _ => pool.made -= 1,
         }
+        let is_awaited = pool.waiting > 0;
         drop(pool);
-        self.pairs.returned.notify_one();
+        if is_awaited {
+            self.pairs.returned.notify_one();
+        }
     }
 }
 
@@ -167,15 +177,20 @@ impl Pair {
         for part in [&head.method, " ", &head.target, " HTTP/1.1\r\n"] {
             feed.extend_from_slice(part.as_bytes());
         }
-        let mut host = None;
+        let [mut host, mut origin, mut content_type, mut authorization] = [const { None }; 4];
         for (name, value) in head.headers {
-            if name == "Host" {
-                host = Some(value);
-                continue;
+            let kept = match name {
+                "Host" => &mut host,
+                "Origin" => &mut origin,
+                "Content-Type" => &mut content_type,
+                _ => &mut authorization,
+            };
+            if name != "Host" {
+                for part in [name, ": ", &value, "\r\n"] {
+                    feed.extend_from_slice(part.as_bytes());
+                }
             }
-            for part in [name, ": ", &value, "\r\n"] {
-                feed.extend_from_slice(part.as_bytes());
-            }
+            *kept = Some(value);
         }
         feed.extend_from_slice(b"\r\n");
         self.near.write_all(feed)?;
@@ -192,46 +207,110 @@ impl Pair {
             tiny_http::Method::Delete => (Method::Delete, false),
             _ => (Method::Other, false),
         };
-        let header = |name: &str| {
-            let value = parsed.headers().get(name)?;
-            Some(value.as_str().trim().to_owned())
-        };
-        let request = Request {
+        let agrees = parsed.url() == head.target
+            && [
+                ("Origin", &origin),
+                ("Content-Type", &content_type),
+                ("Authorization", &authorization),
+            ]
+            .into_iter()
+            .all(|(name, value)| {
+                let read = parsed.headers().get(name);
+                read.map(|read| read.as_str().trim()) == value.as_deref().map(str::trim)
+            });
+        // Taking the writer is how a request is dropped without an answer.
+        drop(parsed.into_writer());
+        if !agrees {
+            return Err(io::Error::other("tiny_http read another request"));
+        }
+        Ok(Request {
             method,
             without_body,
             is_probe: false,
-            target: parsed.url().to_owned(),
+            target: head.target,
             host,
-            origin: header("Origin"),
-            content_type: header("Content-Type"),
-            authorization: header("Authorization"),
+            origin,
+            content_type,
+            authorization,
             body,
-        };
-        // Taking the writer is how a request is dropped without an answer.
-        drop(parsed.into_writer());
-        Ok(request)
+        })
     }
 }
 
-/// Has `tiny_http` render the head of a reply; the body follows it as it is.
-pub(super) fn render_head(reply: &Reply, connection: &str) -> io::Result<Vec<u8>> {
-    let header = |name: &str, value: &str| Header::from_str(name, value).map_err(invalid);
-    let mut headers = Headers::with_capacity(reply.headers.len() + 2);
-    headers.push(header("Server", SERVER)?);
-    headers.push(header("Content-Type", reply.content_type)?);
-    for (name, value) in &reply.headers {
-        headers.push(header(name, value)?);
+/// Appends the head of a reply to `out`, as `tiny_http` renders it; the body follows it as it is.
+pub(super) fn render_head(reply: &Reply, connection: &str, out: &mut Vec<u8>) -> io::Result<()> {
+    LATEST.with_borrow_mut(|latest| {
+        let second = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if !latest.is_of(reply, second) {
+            *latest = Start::render(reply, second)?;
+        }
+        out.extend_from_slice(&latest.bytes);
+        // The crate takes the last of these for its own business and leaves it out.
+        write!(
+            out,
+            "Content-Length: {}\r\nConnection: {connection}\r\n\r\n",
+            reply.body.len()
+        )
+    })
+}
+
+thread_local! {
+    /// What this thread's last reply began with. Most are like the one before, but for their length,
+    /// until the second is over; to render each anew took a tenth of the time of a request.
+    static LATEST: RefCell<Start> = RefCell::default();
+}
+
+/// The head of a reply up to its length.
+#[derive(Default)]
+struct Start {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// Of the date in it, counted from the Unix epoch.
+    second: u64,
+    bytes: Vec<u8>,
+}
+
+impl Start {
+    fn is_of(&self, reply: &Reply, second: u64) -> bool {
+        self.status == reply.status
+            && self.second == second
+            && self.content_type == reply.content_type
+            && self.headers == reply.headers
     }
-    let length = Some(reply.body.len());
-    let mut head = Vec::with_capacity(256);
-    Response::new(StatusCode(reply.status), headers, io::empty(), length, None)
-        // Never chunked, which it would be from 32 KiB on.
-        .with_chunked_threshold(usize::MAX)
-        .raw_print(&mut head, HTTPVersion(1, 1), None, true, None)?;
-    // The crate takes this header for its own business and leaves it out.
-    head.truncate(head.len() - 2);
-    write!(head, "Connection: {connection}\r\n\r\n")?;
-    Ok(head)
+
+    fn render(reply: &Reply, second: u64) -> io::Result<Self> {
+        let header = |name: &str, value: &str| Header::from_str(name, value).map_err(invalid);
+        let mut headers = Headers::with_capacity(reply.headers.len() + 2);
+        headers.push(header("Server", SERVER)?);
+        headers.push(header("Content-Type", reply.content_type)?);
+        for (name, value) in &reply.headers {
+            headers.push(header(name, value)?);
+        }
+        let mut bytes = Vec::with_capacity(256);
+        Response::new(
+            StatusCode(reply.status),
+            headers,
+            io::empty(),
+            Some(0),
+            None,
+        )
+        .raw_print(&mut bytes, HTTPVersion(1, 1), None, true, None)?;
+        let length = b"Content-Length: 0\r\n\r\n";
+        if !bytes.ends_with(length) {
+            return Err(io::Error::other("tiny_http ended a head in another way"));
+        }
+        bytes.truncate(bytes.len() - length.len());
+        Ok(Self {
+            status: reply.status,
+            content_type: reply.content_type,
+            headers: reply.headers.clone(),
+            second,
+            bytes,
+        })
+    }
 }
 
 fn invalid(error: tiny_http::HeaderError) -> io::Error {
@@ -246,7 +325,7 @@ mod tests {
 
     fn head(method: &str, target: &str) -> Head {
         Head {
-            method: method.into(),
+            method: method.to_owned().into(),
             target: target.into(),
             headers: vec![("Host", "h".into()), ("Content-Type", "text/plain".into())],
             framing: Framing::Length(0),
@@ -276,7 +355,8 @@ mod tests {
     #[test]
     fn a_reply_of_any_length_is_rendered_with_its_length() {
         let reply = Reply::with_body(200, "text/plain", vec![b'x'; 100_000]).header("Allow", "GET");
-        let head = render_head(&reply, "close").expect("rendered");
+        let mut head = Vec::new();
+        render_head(&reply, "close", &mut head).expect("rendered");
         let head = String::from_utf8(head).expect("text");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains("\r\nContent-Length: 100000\r\n"), "{head}");

@@ -223,21 +223,47 @@ impl<'de, const N: usize> Visitor<'de> for &mut Fields<N> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        while let Some(key) = members.next_key::<String>()? {
-            let read = match self.names.iter().position(|known| *known == key) {
-                Some(index) => members
-                    .next_value()
-                    .map(|value| self.values[index] = Some(value)),
-                None => members.next_value_seed(Skip),
+        while let Some(key) = members.next_key_seed(Name(&self.names))? {
+            let (name, read) = match key {
+                Ok(index) => {
+                    let read = members.next_value();
+                    let read = read.map(|value| self.values[index] = Some(value));
+                    (Cow::Borrowed(self.names[index]), read)
+                }
+                Err(unknown) => (Cow::Owned(unknown), members.next_value_seed(Skip)),
             };
             read.map_err(|e| {
                 A::Error::custom(format_args!(
                     "{}: {e}",
-                    shortened(key.escape_debug().to_string().as_str())
+                    shortened(name.escape_debug().to_string().as_str())
                 ))
             })?;
         }
         Ok(())
+    }
+}
+
+/// The name of a member: where it stands among those asked for, or what else it is.
+struct Name<'a>(&'a [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Result<usize, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Result<usize, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a member")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        let known = self.0.iter().position(|known| *known == name);
+        Ok(known.ok_or_else(|| name.to_owned()))
     }
 }
 
