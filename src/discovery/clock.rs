@@ -16,6 +16,8 @@ use crate::registry::LeaseTime;
 
 /// How often it is ticked at most, which does for the usual leases.
 const SELDOM: Duration = Duration::from_secs(1);
+/// How often it is ticked where nobody has a lease, and no pause can cost anybody anything.
+const IDLE: Duration = Duration::from_secs(60);
 /// How often it is ticked in the shortest lease there is.
 const TICKS_PER_LEASE: u32 = 10;
 
@@ -62,12 +64,22 @@ impl LeaseClock {
     /// Ticks at monotonic time `now`, in front of leases of `shortest` and longer. Returns how late
     /// that is.
     pub fn tick(&mut self, shortest: Duration, now: Duration) -> Duration {
+        self.tick_before(tick_after(shortest), now)
+    }
+
+    /// Ticks at monotonic time `now`, in front of no lease: the first to begin has to be heeded.
+    /// Returns how late that is.
+    pub fn idle(&mut self, now: Duration) -> Duration {
+        self.tick_before(IDLE, now)
+    }
+
+    fn tick_before(&mut self, next_in: Duration, now: Duration) -> Duration {
         let since = now.saturating_sub(self.ticked);
         let late = since.saturating_sub(runs_for(self.next_in));
         self.ticked_at = self.read(now);
         self.ticked = self.ticked.max(now);
-        self.next_in = tick_after(shortest);
-        self.runs_for = runs_for(self.next_in);
+        self.next_in = next_in;
+        self.runs_for = runs_for(next_in);
         late
     }
 
@@ -120,6 +132,20 @@ mod tests {
         assert_eq!(clock.tick(USUAL, at(61.0)), at(58.5));
         assert_eq!(clock.read(at(61.0)), before);
         assert_eq!(clock.read(at(62.0)).since(before), at(1.0));
+    }
+
+    #[test]
+    fn without_leases_it_is_left_alone_until_one_begins() {
+        let mut clock = LeaseClock::new(USUAL, at(0.0));
+        assert_eq!(clock.idle(at(1.0)), Duration::ZERO);
+        assert_eq!(clock.next_tick(), at(61.0));
+        let began = clock.read(at(31.0));
+        assert_eq!(began.since(LeaseTime::default()), at(31.0));
+        assert!(clock.heed(USUAL, began), "it is to be ticked at once");
+        assert_eq!(clock.read(at(40.0)), began);
+        let _ = clock.tick(USUAL, at(31.0));
+        assert_eq!(clock.next_tick(), at(32.0));
+        assert_eq!(clock.read(at(31.5)).since(began), at(0.5));
     }
 
     #[test]

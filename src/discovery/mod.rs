@@ -135,9 +135,14 @@ impl Discovery {
     /// Ticks the lease clock. Returns how late that was, and when the next tick is due.
     fn tick(&self) -> (Duration, Instant) {
         let mut map = self.lock();
-        let shortest = map.registry.shortest_lease();
-        let shortest = shortest.unwrap_or(self.settings.stale_after);
-        let late = map.clock.tick(shortest, self.started.elapsed());
+        let now = self.started.elapsed();
+        let late = match map.registry.shortest_lease() {
+            Some(shortest) => map.clock.tick(shortest, now),
+            None if self.settles_at(map.clock.read(now)).is_some() => {
+                map.clock.tick(self.settings.stale_after, now)
+            }
+            None => map.clock.idle(now),
+        };
         (late, self.started + map.clock.next_tick())
     }
 
@@ -274,17 +279,17 @@ impl Discovery {
         // Where there is no memory for it now, there may be later.
         let room = renders::room(peers + peers / 8).unwrap_or_default();
         let (list, now) = self.with_map(|map, now| (map.registry.list_in(room), now));
-        (list, now.wall, self.settling_at(now))
+        (list, now.wall, self.settles_at(now.lease))
     }
 
     fn settling(&self) -> Option<Duration> {
-        self.settling_at(self.with_map(|_, now| now))
+        self.settles_at(self.with_map(|_, now| now.lease))
     }
 
     /// A discovery that starts without state knows nobody. Whoever is alive has had time to say so
     /// after one stale threshold; until then its list is no truth.
-    fn settling_at(&self, now: Now) -> Option<Duration> {
-        let age = now.lease.since(registry::LeaseTime::default());
+    fn settles_at(&self, now: registry::LeaseTime) -> Option<Duration> {
+        let age = now.since(registry::LeaseTime::default());
         self.settings
             .stale_after
             .checked_sub(age)

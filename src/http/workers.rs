@@ -160,7 +160,9 @@ fn wake(called: Option<Thread>) {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.shared.lock().is_over = true;
+        let mut crew = self.shared.lock();
+        crew.is_over = true;
+        crew.idle.iter().for_each(Thread::unpark);
     }
 }
 
@@ -187,7 +189,7 @@ impl Shared {
     ///
     /// # Errors
     /// How many threads are left, when no job has come until `kept_until` and this one is to end.
-    fn next(&self, is_starting: bool, mut kept_until: Instant) -> Result<Job, usize> {
+    fn next(&self, is_starting: bool, kept_until: Instant) -> Result<Job, usize> {
         let mut crew = self.lock();
         crew.starting -= usize::from(is_starting);
         loop {
@@ -197,15 +199,25 @@ impl Shared {
                 wake(called);
                 return Ok(job);
             }
+            if crew.is_over {
+                crew.threads -= 1;
+                return Err(crew.threads);
+            }
             let this = thread::current();
             crew.idle.push(this.clone());
             let place = loop {
+                // The last one waits for as long as it takes, and costs nothing.
+                let is_last = crew.threads == 1;
+                let left = kept_until.saturating_duration_since(Instant::now());
                 drop(crew);
-                let now = Instant::now();
-                thread::park_timeout(kept_until.saturating_duration_since(now));
+                match is_last {
+                    true => thread::park(),
+                    false => thread::park_timeout(left),
+                }
                 crew = self.lock();
                 let place = crew.idle.iter().position(|idle| idle.id() == this.id());
-                if place.is_none() || Instant::now() >= kept_until {
+                let may_end = crew.threads > 1 && Instant::now() >= kept_until;
+                if place.is_none() || may_end || crew.is_over {
                     break place;
                 }
             };
@@ -213,11 +225,10 @@ impl Shared {
                 None => crew.called -= 1,
                 Some(place) => {
                     crew.idle.remove(place);
-                    if crew.jobs.is_empty() && (crew.threads > 1 || crew.is_over) {
+                    if crew.jobs.is_empty() {
                         crew.threads -= 1;
                         return Err(crew.threads);
                     }
-                    kept_until = Instant::now() + self.kept_for;
                 }
             }
         }
