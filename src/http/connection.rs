@@ -134,16 +134,14 @@ impl Connection<'_> {
 
     /// Between requests a connection may stay silent, and may be closed at any time.
     fn wait_for_first_byte(&mut self) -> Result<(), End> {
-        let deadline = Instant::now() + self.shared.limits.idle;
-        let mut waits = false;
+        let mut deadline = None;
         loop {
             if self.arrived.has_begun() {
                 return Ok(());
             }
             // Once: nobody stays by sending line ends.
-            if !std::mem::replace(&mut waits, true) {
-                self.seat.is(Doing::Waiting);
-            }
+            let deadline = *deadline
+                .get_or_insert_with(|| self.seat.is(Doing::Waiting) + self.shared.limits.idle);
             match self.read(deadline) {
                 Ok(Read1::Some) => {}
                 Ok(Read1::Eof | Read1::TimedOut) | Err(_) => return Err(End::Silent),
@@ -158,10 +156,8 @@ impl Connection<'_> {
             if let Some(head) = self.arrived.head()? {
                 return Ok(head);
             }
-            let deadline = *deadline.get_or_insert_with(|| {
-                self.seat.is(Doing::Head);
-                Instant::now() + self.shared.limits.head
-            });
+            let deadline = *deadline
+                .get_or_insert_with(|| self.seat.is(Doing::Head) + self.shared.limits.head);
             self.read_more(deadline, "the head of the request took too long")?;
         }
     }
@@ -178,10 +174,8 @@ impl Connection<'_> {
             if let Some(body) = self.arrived.body(&head.framing)? {
                 return Ok(body);
             }
-            let deadline = *deadline.get_or_insert_with(|| {
-                self.seat.is(Doing::Body);
-                Instant::now() + self.shared.limits.body
-            });
+            let deadline = *deadline
+                .get_or_insert_with(|| self.seat.is(Doing::Body) + self.shared.limits.body);
             self.read_more(deadline, LATE)?;
         }
     }
@@ -217,10 +211,10 @@ impl Connection<'_> {
         self.head.clear();
         tiny::render_head(reply, connection, &mut self.head)?;
         // From here on it may be the client that is waited for.
-        self.seat.is(Doing::Sending);
+        let mut now = self.seat.is(Doing::Sending);
         let body: &[u8] = if without_body { &[] } else { &reply.body };
         let mib = u32::try_from(body.len() >> 20).unwrap_or(u32::MAX);
-        let deadline = Instant::now()
+        let deadline = now
             + self
                 .shared
                 .limits
@@ -230,7 +224,7 @@ impl Connection<'_> {
         let mut rest = &mut slices[..];
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 return Err(io::Error::new(
                     ErrorKind::TimedOut,
@@ -242,6 +236,9 @@ impl Connection<'_> {
                 Ok(count) => IoSlice::advance_slices(&mut rest, count),
                 Err(e) if is_retry(&e) => {}
                 Err(e) => return Err(e),
+            }
+            if !rest.is_empty() {
+                now = Instant::now();
             }
         }
         Ok(())

@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::mem::MaybeUninit;
+
+use memchr::memchr3;
 
 use super::{MAX_BODY, MAX_HEAD, MAX_HEADERS, MAX_TARGET};
 
@@ -50,10 +53,7 @@ const HANDED_ON: [&str; 4] = ["Host", "Origin", "Content-Type", "Authorization"]
 /// Where the head ends in `bytes` (behind its empty line), if it has arrived whole. `scanned` says
 /// how far an earlier call has looked and is moved on.
 pub(super) fn find_end(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Refusal> {
-    while let Some(offset) = bytes[*scanned..]
-        .iter()
-        .position(|b| matches!(b, b'\r' | b'\n' | 0))
-    {
+    while let Some(offset) = memchr3(b'\r', b'\n', 0, &bytes[*scanned..]) {
         let at = *scanned + offset;
         match (bytes[at], bytes.get(at + 1)) {
             (b'\r', Some(b'\n')) => {}
@@ -98,9 +98,10 @@ fn within_limits(bytes: &[u8]) -> Result<(), Refusal> {
 
 /// Reads a whole head.
 pub(super) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
-    let mut storage = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut storage);
-    match request.parse(bytes) {
+    // Room for so many is not written to before it is needed.
+    let mut storage = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut storage) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(MALFORMED),
         Err(httparse::Error::TooManyHeaders) => {

@@ -189,9 +189,12 @@ impl Seat {
         }
     }
 
-    pub(super) fn is(&self, doing: Doing) {
-        let word = self.now() << DOING_BITS | doing as u64;
+    /// Says what it does from now on, and when that is.
+    pub(super) fn is(&self, doing: Doing) -> Instant {
+        let now = Instant::now();
+        let word = self.millis(now) << DOING_BITS | doing as u64;
         self.doing.store(word, Ordering::Release);
+        now
     }
 
     /// What it is doing, as a number that orders as [`Doing`] does, and since when.
@@ -249,7 +252,12 @@ impl Seat {
 
     /// Milliseconds since the server started.
     fn now(&self) -> u64 {
-        u64::try_from(self.server_started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.millis(Instant::now())
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.server_started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
