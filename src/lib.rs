@@ -32,6 +32,7 @@
 //! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
 //! - [`client`]: the calls to discovery; the only file that names `ureq`;
 //! - [`shutdown`]: the latch that everything waits on;
+//! - `beats`: what the map writes at a beat, and whoever holds a list reads without a lock;
 //! - [`tokens`]: the file of tokens, and whether a request carries one;
 //! - [`vital`]: threads whose end is the process's;
 //! - [`program`], [`args`], [`logging`], `exposition`: what every binary does around its role.
@@ -44,6 +45,7 @@
 //! which is handed each change as it is made. Nothing else holds it.
 
 pub mod args;
+mod beats;
 pub mod cell;
 pub mod client;
 pub mod discovery;

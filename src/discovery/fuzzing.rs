@@ -91,10 +91,10 @@ fn check_token(request: &Request, answer: &Answer) {
 
 fn shown(discovery: &Discovery) -> Shown {
     let (list, ..) = discovery.list();
-    let peers = list.peers.into_iter();
     Shown {
-        peers: peers
-            .map(|peer| (peer.facts, peer.level.to_bits(), peer.last_seen))
+        peers: list
+            .peers()
+            .map(|peer| (Arc::clone(peer.facts), peer.level.to_bits(), peer.last_seen))
             .collect(),
         revision: list.revision,
     }

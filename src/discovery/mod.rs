@@ -275,10 +275,7 @@ impl Discovery {
 
     /// The peers, when that was, and for how long discovery still settles.
     fn list(&self) -> (List, SystemTime, Option<Duration>) {
-        let peers = self.peers();
-        // Where there is no memory for it now, there may be later.
-        let room = renders::room(peers + peers / 8).unwrap_or_default();
-        let (list, now) = self.with_map(|map, now| (map.registry.list_in(room), now));
+        let (list, now) = self.with_map(|map, now| (map.registry.list(), now));
         (list, now.wall, self.settles_at(now.lease))
     }
 

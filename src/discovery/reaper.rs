@@ -11,7 +11,7 @@ use super::metrics::Reason;
 use crate::vital;
 
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = 32;
 
 /// Starts the thread; it ends when its latch is set.
 pub(super) fn start(discovery: Arc<Discovery>) -> io::Result<JoinHandle<()>> {

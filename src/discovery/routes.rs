@@ -9,7 +9,7 @@ use super::Discovery;
 use super::settings::Settings;
 use crate::exposition;
 use crate::http::{Handler, Method, Reply, Request};
-use crate::registry::{ListedPeer, Refused};
+use crate::registry::{List, Refused};
 use crate::wire::{self, Heartbeat, Instance, Registration};
 
 /// The paths discovery knows.
@@ -215,8 +215,8 @@ impl Discovery {
         let rendering = self.renders.share(|body| {
             let (list, now, settling) = self.list();
             let peers = wire::Peers {
-                peers: Rows(&list.peers),
-                count: list.peers.len(),
+                peers: Rows(&list),
+                count: list.len(),
                 my_host: &self.my_host,
                 revision: list.revision,
                 epoch: &self.epoch,
@@ -265,11 +265,11 @@ impl Discovery {
 }
 
 /// Peers as they are listed, each made only when it is written.
-struct Rows<'a>(&'a [ListedPeer]);
+struct Rows<'a>(&'a List);
 
 impl Serialize for Rows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|peer| wire::Listed {
+        serializer.collect_seq(self.0.peers().map(|peer| wire::Listed {
             cell_id: &peer.facts.cell_id,
             ip: &peer.facts.ip,
             port: peer.facts.port,

@@ -42,13 +42,13 @@ impl Kept {
         let facts = &*self.facts;
         Registration {
             cell_id: facts.cell_id.clone(),
-            ip: facts.ip.clone(),
+            ip: facts.ip.to_string(),
             port: facts.port,
             consciousness_level: self.level,
-            services: facts.services.clone(),
-            branch: facts.branch.clone(),
-            kind: facts.kind.clone(),
-            hostname: facts.hostname.clone(),
+            services: facts.services.iter().map(ToString::to_string).collect(),
+            branch: facts.branch.to_string(),
+            kind: facts.kind.to_string(),
+            hostname: facts.hostname.to_string(),
             instance: self.instance.clone(),
             stale_after: self.own_lease,
         }

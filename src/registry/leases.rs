@@ -11,121 +11,213 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::LeaseTime;
+use super::slots::Slots;
 
 /// The queues. Peers are known by their slot, a small number the registry gives out again once it
-/// is free; a link per slot keeps each queue.
+/// is free; the links between them are kept with whatever else is known of them.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    links: Vec<Option<Link>>,
-    queues: BTreeMap<Duration, Queue>,
+    queues: Slots<Queue>,
+    by_length: BTreeMap<Duration, u32>,
     /// When the first lease of each queue runs out, soonest first: peers may all have leases of
-    /// their own, and then there are as many queues.
-    due: BTreeSet<(LeaseTime, Duration)>,
-    /// When the first of each queue is late that has not been counted, soonest first.
-    late_due: BTreeSet<(LeaseTime, Duration)>,
+    /// their own, and then there are as many queues. The times are those when it was last looked
+    /// at: beats make them later, and none sooner.
+    due: BTreeSet<(LeaseTime, u32)>,
+    /// When the first of each queue is late that has not been counted, in the same way.
+    late_due: BTreeSet<(LeaseTime, u32)>,
     late: usize,
 }
 
+/// The place of a peer in its queue.
 #[derive(Clone, Copy, Debug)]
-struct Link {
-    lease: Duration,
+pub(super) struct Link {
     renewed: LeaseTime,
-    older: Option<usize>,
-    newer: Option<usize>,
+    older: u32,
+    newer: u32,
+    queue: u32,
     late: bool,
+}
+
+/// Where the links are.
+pub(super) trait Links {
+    fn link(&self, slot: u32) -> &Link;
+    fn link_mut(&mut self, slot: u32) -> &mut Link;
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Queue {
-    oldest: usize,
-    newest: usize,
+    length: Duration,
+    oldest: u32,
+    newest: u32,
     /// The newest of those that were counted as late.
-    newest_late: Option<usize>,
+    newest_late: u32,
     due: LeaseTime,
     late_due: Option<LeaseTime>,
 }
 
-impl Leases {
-    /// Starts or renews the lease of `slot`, which lasts `lease` from `now` on. Time must not run
-    /// backwards between calls.
-    pub(super) fn renew(&mut self, slot: usize, lease: Duration, now: LeaseTime) {
-        self.end(slot);
-        if self.links.len() <= slot {
-            self.links.resize(slot + 1, None);
-        }
-        let older = match self.queues.get_mut(&lease) {
-            Some(queue) => Some(std::mem::replace(&mut queue.newest, slot)),
-            None => {
-                let due = now.after(lease);
-                let queue = Queue {
-                    oldest: slot,
-                    newest: slot,
-                    newest_late: None,
-                    due,
-                    late_due: None,
-                };
-                self.queues.insert(lease, queue);
-                self.due.insert((due, lease));
-                None
-            }
-        };
-        self.change(older, |link| link.newer = Some(slot));
-        self.links[slot] = Some(Link {
-            lease,
-            renewed: now,
-            older,
-            newer: None,
+/// No slot, or no queue.
+const NONE: u32 = u32::MAX;
+
+impl Default for Link {
+    /// Of a peer without a lease.
+    fn default() -> Self {
+        Self {
+            renewed: LeaseTime::default(),
+            older: NONE,
+            newer: NONE,
+            queue: NONE,
             late: false,
+        }
+    }
+}
+
+impl Link {
+    /// When the lease was last renewed.
+    pub(super) fn renewed(&self) -> LeaseTime {
+        self.renewed
+    }
+}
+
+impl Leases {
+    /// Starts or renews the lease of `slot`, which lasts `length` from `now` on. Time must not run
+    /// backwards between calls.
+    pub(super) fn renew(
+        &mut self,
+        links: &mut impl Links,
+        slot: u32,
+        length: Duration,
+        now: LeaseTime,
+    ) {
+        if self.length(links.link(slot)) == Some(length) {
+            self.renew_again(links, slot, now);
+            return;
+        }
+        self.end(links, slot);
+        let queue = *self.by_length.entry(length).or_insert_with(|| {
+            let due = now.after(length);
+            let queue = self.queues.insert(Queue {
+                length,
+                oldest: NONE,
+                newest: NONE,
+                newest_late: NONE,
+                due,
+                late_due: None,
+            });
+            self.due.insert((due, queue));
+            queue
         });
-        self.set_dues(lease);
+        self.append(links, slot, queue, now);
+    }
+
+    /// Renews the lease of `slot`, if it has one, for as long as it was.
+    pub(super) fn renew_again(&mut self, links: &mut impl Links, slot: u32, now: LeaseTime) {
+        let queue = links.link(slot).queue;
+        if queue != NONE {
+            self.take_out(links, slot);
+            self.append(links, slot, queue, now);
+        }
+    }
+
+    /// How long a lease lasts.
+    pub(super) fn length(&self, link: &Link) -> Option<Duration> {
+        (link.queue != NONE).then(|| self.queues[link.queue].length)
     }
 
     /// Ends the lease of `slot`, if it has one.
-    pub(super) fn end(&mut self, slot: usize) {
-        let Some(link) = self.links.get_mut(slot).and_then(Option::take) else {
+    pub(super) fn end(&mut self, links: &mut impl Links, slot: u32) {
+        let number = links.link(slot).queue;
+        if number == NONE {
             return;
-        };
-        self.change(link.older, |older| older.newer = link.newer);
-        self.change(link.newer, |newer| newer.older = link.older);
-        self.late -= usize::from(link.late);
-        let Some(queue) = self.queues.get_mut(&link.lease) else {
-            return;
-        };
-        if queue.newest_late == Some(slot) {
-            queue.newest_late = link.older;
         }
-        match (link.older, link.newer) {
-            (None, None) => {
-                self.due.remove(&(queue.due, link.lease));
-                if let Some(late_due) = queue.late_due {
-                    self.late_due.remove(&(late_due, link.lease));
-                }
-                self.queues.remove(&link.lease);
-                return;
+        self.take_out(links, slot);
+        *links.link_mut(slot) = Link::default();
+        let queue = &self.queues[number];
+        if queue.oldest == NONE {
+            self.due.remove(&(queue.due, number));
+            if let Some(late_due) = queue.late_due {
+                self.late_due.remove(&(late_due, number));
             }
-            (None, Some(newer)) => queue.oldest = newer,
-            (Some(older), None) => queue.newest = older,
-            (Some(_), Some(_)) => {}
+            self.by_length.remove(&queue.length);
+            self.queues.remove(number);
         }
-        self.set_dues(link.lease);
     }
 
-    /// Counts those who are late by now, at most so many more than before. Returns whether there
+    /// Takes `slot` out of its queue, which may be empty then.
+    fn take_out(&mut self, links: &mut impl Links, slot: u32) {
+        let link = *links.link(slot);
+        let queue = &mut self.queues[link.queue];
+        match link.older {
+            NONE => queue.oldest = link.newer,
+            older => links.link_mut(older).newer = link.newer,
+        }
+        match link.newer {
+            NONE => queue.newest = link.older,
+            newer => links.link_mut(newer).older = link.older,
+        }
+        if queue.newest_late == slot {
+            queue.newest_late = link.older;
+        }
+        self.late -= usize::from(link.late);
+    }
+
+    /// Puts `slot` at the end of a queue.
+    fn append(&mut self, links: &mut impl Links, slot: u32, number: u32, now: LeaseTime) {
+        let queue = &mut self.queues[number];
+        let older = std::mem::replace(&mut queue.newest, slot);
+        match older {
+            NONE => queue.oldest = slot,
+            older => links.link_mut(older).newer = slot,
+        }
+        *links.link_mut(slot) = Link {
+            renewed: now,
+            older,
+            newer: NONE,
+            queue: number,
+            late: false,
+        };
+        if queue.late_due.is_none() {
+            let late_due = now.after(late_after(queue.length));
+            queue.late_due = Some(late_due);
+            self.late_due.insert((late_due, number));
+        }
+    }
+
+    /// Counts those who are late by now, in at most so many steps. Returns whether there
     /// may be more of them.
-    pub(super) fn count_late(&mut self, now: LeaseTime, at_most: usize) -> bool {
+    pub(super) fn count_late(
+        &mut self,
+        links: &mut impl Links,
+        now: LeaseTime,
+        at_most: usize,
+    ) -> bool {
         for _ in 0..at_most {
-            let Some(&(_, lease)) = self.late_due.first().filter(|(at, _)| *at < now) else {
-                return false;
+            let first = self.late_due.first().filter(|(at, _)| *at < now);
+            let Some(&(looked_at, number)) = first else {
+                // Whoever asks for the stale next does not have to look at all queues at once.
+                let first = self.due.first().filter(|(due, _)| *due < now).copied();
+                match first.map(|(_, number)| self.look_again(links, number)) {
+                    Some(due) if due >= now => continue,
+                    _ => return false,
+                }
             };
-            let Some(slot) = self.first_not_late(lease) else {
-                return false;
+            let queue = &mut self.queues[number];
+            let slot = match queue.newest_late {
+                NONE => queue.oldest,
+                late => links.link(late).newer,
             };
-            self.change(Some(slot), |link| link.late = true);
-            self.late += 1;
-            if let Some(queue) = self.queues.get_mut(&lease) {
-                queue.newest_late = Some(slot);
+            let due = (slot != NONE).then(|| {
+                let renewed = links.link(slot).renewed;
+                renewed.after(late_after(queue.length))
+            });
+            if due.is_some_and(|due| due < now) {
+                links.link_mut(slot).late = true;
+                queue.newest_late = slot;
+                self.late += 1;
+            } else {
+                queue.late_due = due;
+                self.late_due.remove(&(looked_at, number));
+                self.late_due.extend(due.map(|due| (due, number)));
             }
-            self.set_dues(lease);
         }
         true
     }
@@ -137,59 +229,36 @@ impl Leases {
 
     /// A slot whose lease has run out (was last renewed *more than* its length ago), and how long
     /// ago it was renewed.
-    pub(super) fn stale(&self, now: LeaseTime) -> Option<(usize, Duration)> {
-        let (due, lease) = self.due.first()?;
-        if *due >= now {
-            return None;
+    pub(super) fn stale(&mut self, links: &impl Links, now: LeaseTime) -> Option<(u32, Duration)> {
+        loop {
+            let &(_, number) = self.due.first().filter(|(due, _)| *due < now)?;
+            if self.look_again(links, number) < now {
+                let slot = self.queues[number].oldest;
+                return Some((slot, now.since(links.link(slot).renewed)));
+            }
         }
-        let slot = self.queues.get(lease)?.oldest;
-        Some((slot, now.since(self.links[slot]?.renewed)))
+    }
+
+    /// When the first lease of a queue runs out.
+    fn look_again(&mut self, links: &impl Links, number: u32) -> LeaseTime {
+        let queue = &mut self.queues[number];
+        let due = links.link(queue.oldest).renewed.after(queue.length);
+        let looked_at = std::mem::replace(&mut queue.due, due);
+        if due != looked_at {
+            self.due.remove(&(looked_at, number));
+            self.due.insert((due, number));
+        }
+        due
     }
 
     /// The length of the shortest lease.
     pub(super) fn shortest(&self) -> Option<Duration> {
-        self.queues.keys().next().copied()
+        self.by_length.keys().next().copied()
     }
 
     /// The length of the longest lease.
     pub(super) fn longest(&self) -> Option<Duration> {
-        self.queues.keys().next_back().copied()
-    }
-
-    /// Puts the queue of this length in its place by when it is looked at next.
-    fn set_dues(&mut self, lease: Duration) {
-        let first_not_late = self.first_not_late(lease).and_then(|slot| self.links[slot]);
-        let Some(queue) = self.queues.get_mut(&lease) else {
-            return;
-        };
-        let due = self.links[queue.oldest].map_or(queue.due, |link| link.renewed.after(lease));
-        if due != queue.due {
-            self.due.remove(&(queue.due, lease));
-            self.due.insert((due, lease));
-            queue.due = due;
-        }
-        let late_due = first_not_late.map(|link| link.renewed.after(late_after(lease)));
-        if late_due != queue.late_due {
-            if let Some(before) = queue.late_due {
-                self.late_due.remove(&(before, lease));
-            }
-            self.late_due.extend(late_due.map(|at| (at, lease)));
-            queue.late_due = late_due;
-        }
-    }
-
-    fn first_not_late(&self, lease: Duration) -> Option<usize> {
-        let queue = self.queues.get(&lease)?;
-        match queue.newest_late {
-            Some(late) => self.links[late]?.newer,
-            None => Some(queue.oldest),
-        }
-    }
-
-    fn change(&mut self, slot: Option<usize>, change: impl FnOnce(&mut Link)) {
-        if let Some(link) = slot.and_then(|slot| self.links[slot].as_mut()) {
-            change(link);
-        }
+        self.by_length.keys().next_back().copied()
     }
 }
 
@@ -208,15 +277,25 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Op {
-        Renew(usize, u64),
-        End(usize),
+        Renew(u32, u64),
+        End(u32),
         Pass(u64),
+    }
+
+    impl Links for Vec<Link> {
+        fn link(&self, slot: u32) -> &Link {
+            &self[slot as usize]
+        }
+
+        fn link_mut(&mut self, slot: u32) -> &mut Link {
+            &mut self[slot as usize]
+        }
     }
 
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
-            (0usize..12, 1u64..4).prop_map(|(slot, lease)| Op::Renew(slot, lease)),
-            (0usize..12).prop_map(Op::End),
+            (0u32..12, 1u64..4).prop_map(|(slot, lease)| Op::Renew(slot, lease)),
+            (0u32..12).prop_map(Op::End),
             (0u64..3).prop_map(Op::Pass),
         ]
     }
@@ -226,35 +305,36 @@ mod tests {
         #[test]
         fn stale_slots_are_those_a_search_finds(ops in proptest::collection::vec(op(), 1..200)) {
             let mut leases = Leases::default();
-            let mut table: HashMap<usize, (Duration, LeaseTime)> = HashMap::new();
+            let mut links = vec![Link::default(); 12];
+            let mut table: HashMap<u32, (Duration, LeaseTime)> = HashMap::new();
             let mut now = LeaseTime::default();
             for op in ops {
                 match op {
                     Op::Renew(slot, lease) => {
                         let lease = Duration::from_secs(lease);
-                        leases.renew(slot, lease, now);
+                        leases.renew(&mut links, slot, lease, now);
                         table.insert(slot, (lease, now));
                     }
                     Op::End(slot) => {
-                        leases.end(slot);
+                        leases.end(&mut links, slot);
                         table.remove(&slot);
                     }
                     Op::Pass(seconds) => {
                         now = now.after(Duration::from_secs(seconds));
-                        while leases.count_late(now, 1) {}
+                        while leases.count_late(&mut links, now, 1) {}
                         let late = table.values().filter(|(lease, renewed)| {
                             now.since(*renewed) > late_after(*lease)
                         });
                         prop_assert_eq!(leases.late(), late.count());
-                        let mut expected: Vec<usize> = table
+                        let mut expected: Vec<u32> = table
                             .iter()
                             .filter(|(_, (lease, renewed))| now.since(*renewed) > *lease)
                             .map(|(slot, _)| *slot)
                             .collect();
                         expected.sort_unstable();
                         let mut found = Vec::new();
-                        while let Some((slot, _)) = leases.stale(now) {
-                            leases.end(slot);
+                        while let Some((slot, _)) = leases.stale(&links, now) {
+                            leases.end(&mut links, slot);
                             table.remove(&slot);
                             found.push(slot);
                         }

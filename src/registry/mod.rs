@@ -4,37 +4,50 @@
 //! Nothing here reads a clock, takes a lock or knows of HTTP.
 
 mod fence;
+mod index;
 mod kept;
 mod leases;
+mod pages;
+mod slots;
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use slab::Slab;
+use smol_str::SmolStr;
 
+use crate::beats::Beats;
 use crate::wire::{CellId, Heartbeat, Instance, Registration};
 use fence::Fence;
+use index::{Hash, Index};
 pub use kept::{Kept, Left};
-use leases::Leases;
+use leases::{Leases, Link, Links};
+pub use pages::{List, ListedPeer, Page};
+use pages::{Pages, Seat};
+use slots::Slots;
 
 /// A moment on the clock leases run on: time since some start, not counting the time in which
 /// discovery was not serving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeaseTime(Duration);
+pub struct LeaseTime {
+    /// Enough for 584 years.
+    nanos: u64,
+}
 
 impl LeaseTime {
     /// The time from `earlier` until this, zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
     }
 
     /// This moment plus `duration`.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(duration))
+        let more = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            nanos: self.nanos.saturating_add(more),
+        }
     }
 }
 
@@ -56,23 +69,24 @@ pub struct Limits {
     pub max_peers: usize,
 }
 
-/// What is shown of a peer and changes only by a registration.
+/// What is shown of a peer and changes only by a registration. There may be a million of them, and
+/// short texts take no room of their own.
 #[derive(Debug, PartialEq)]
 pub struct Facts {
     /// The cell's unique name.
     pub cell_id: CellId,
     /// Its address or host name.
-    pub ip: String,
+    pub ip: SmolStr,
     /// Its port.
     pub port: u16,
     /// What it offers.
-    pub services: Vec<String>,
+    pub services: Box<[SmolStr]>,
     /// Its branch.
-    pub branch: String,
+    pub branch: SmolStr,
     /// Its kind.
-    pub kind: String,
+    pub kind: SmolStr,
     /// The host it runs on.
-    pub hostname: String,
+    pub hostname: SmolStr,
 }
 
 /// What a registration did to the map.
@@ -152,26 +166,6 @@ impl fmt::Display for Refused {
     }
 }
 
-/// The peers at one moment, cheap to take and to keep.
-#[derive(Debug)]
-pub struct List {
-    /// The peers, first registered first.
-    pub peers: Vec<ListedPeer>,
-    /// The revision this list shows.
-    pub revision: u64,
-}
-
-/// A peer in a [`List`].
-#[derive(Clone, Debug)]
-pub struct ListedPeer {
-    /// What it said when it registered.
-    pub facts: Arc<Facts>,
-    /// Its level at its last beat.
-    pub level: f64,
-    /// When that was.
-    pub last_seen: SystemTime,
-}
-
 /// What a registration says that is not shown, or changes without one.
 struct Run {
     instance: Option<Instance>,
@@ -182,12 +176,12 @@ struct Run {
 fn split(registration: Registration) -> (Facts, Run) {
     let facts = Facts {
         cell_id: registration.cell_id,
-        ip: registration.ip,
+        ip: registration.ip.into(),
         port: registration.port,
-        services: registration.services,
-        branch: registration.branch,
-        kind: registration.kind,
-        hostname: registration.hostname,
+        services: registration.services.into_iter().map(Into::into).collect(),
+        branch: registration.branch.into(),
+        kind: registration.kind.into(),
+        hostname: registration.hostname.into(),
     };
     let run = Run {
         instance: registration.instance,
@@ -201,27 +195,47 @@ fn split(registration: Registration) -> (Facts, Run) {
 #[derive(Debug)]
 pub struct Registry {
     limits: Limits,
-    peers: Slab<Peer>,
-    by_id: HashMap<CellId, usize>,
-    /// By place in the list: a number that rises with each join and is kept by a re-registration.
-    by_place: BTreeMap<u64, usize>,
+    peers: Slots<Peer>,
+    by_id: Index,
+    pages: Pages,
     leases: Leases,
     fence: Fence,
     next_place: u64,
     revision: u64,
 }
 
+/// What a beat needs of a peer: one line of the processor's cache, that it has to wait for.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Peer {
     facts: Arc<Facts>,
     instance: Option<Instance>,
-    lease: Duration,
+    /// Where its level is, and when it was last seen, for all who have a list.
+    beats: Arc<Beats>,
+    link: Link,
+    /// Where in `beats`.
+    at: u8,
     /// Whether the lease is one that it asked for itself.
     has_own_lease: bool,
-    level: f64,
-    last_seen: SystemTime,
-    beat: LeaseTime,
-    place: u64,
+}
+
+const _: () = assert!(size_of::<Option<Peer>>() == 64);
+
+impl Peer {
+    fn sit(&mut self, seat: Seat) {
+        self.beats = seat.beats;
+        self.at = seat.at;
+    }
+}
+
+impl Links for Slots<Peer> {
+    fn link(&self, slot: u32) -> &Link {
+        &self[slot].link
+    }
+
+    fn link_mut(&mut self, slot: u32) -> &mut Link {
+        &mut self[slot].link
+    }
 }
 
 impl Registry {
@@ -230,9 +244,9 @@ impl Registry {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            peers: Slab::new(),
-            by_id: HashMap::new(),
-            by_place: BTreeMap::new(),
+            peers: Slots::default(),
+            by_id: Index::default(),
+            pages: Pages::default(),
             leases: Leases::default(),
             fence: Fence::default(),
             next_place: 0,
@@ -249,7 +263,7 @@ impl Registry {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.len() == 0
     }
 
     /// The revision: it rises with every change of membership, never with a beat or a level.
@@ -270,23 +284,29 @@ impl Registry {
             return Err(Refused::Overtaken);
         }
         let lease = run.stale_after.unwrap_or(self.limits.stale_after);
-        let before = self.by_id.get(&facts.cell_id).map(|&slot| {
+        let has_own_lease = run.stale_after.is_some();
+        let hash = self.by_id.hash(facts.cell_id.as_str());
+        let known = self.find(hash, facts.cell_id.as_str());
+        let is_kept_anew = known.is_none_or(|slot| {
             let peer = &self.peers[slot];
-            (peer.instance.clone(), peer.lease, peer.has_own_lease)
+            peer.instance != run.instance
+                || peer.has_own_lease != has_own_lease
+                || self.leases.length(&peer.link) != Some(lease)
         });
-        let is_kept_anew = before != Some((run.instance.clone(), lease, run.stale_after.is_some()));
-        let (slot, change) = match self.by_id.get(&facts.cell_id) {
-            Some(&slot) => (slot, self.replace(slot, facts, run.instance, now)),
-            None => (self.add(facts, run.instance, now)?, Change::Joined),
+        let (slot, change) = match known {
+            Some(slot) => (slot, self.replace(slot, facts, run.instance, now)),
+            None if self.len() >= self.limits.max_peers => return Err(Refused::Full),
+            None => {
+                let place = self.next_place;
+                let slot = self.add(hash, place, Arc::new(facts), run.instance);
+                (slot, Change::Joined)
+            }
         };
         let peer = &mut self.peers[slot];
-        peer.lease = lease;
-        peer.has_own_lease = run.stale_after.is_some();
-        peer.level = run.level;
-        peer.last_seen = now.wall;
-        peer.beat = now.lease;
+        peer.has_own_lease = has_own_lease;
+        peer.beats.set(peer.at, run.level, now.wall);
         let facts = Arc::clone(&peer.facts);
-        self.leases.renew(slot, lease, now.lease);
+        self.leases.renew(&mut self.peers, slot, lease, now.lease);
         let is_renewal = matches!(change, Change::Renewed);
         self.revision += u64::from(!is_renewal);
         Ok(Accepted {
@@ -298,40 +318,42 @@ impl Registry {
         })
     }
 
-    fn add(
-        &mut self,
-        facts: Facts,
-        instance: Option<Instance>,
-        now: Now,
-    ) -> Result<usize, Refused> {
-        if self.peers.len() >= self.limits.max_peers {
-            return Err(Refused::Full);
-        }
-        let place = self.next_place;
-        self.next_place += 1;
-        let id = facts.cell_id.clone();
-        let slot = self.peers.insert(Peer {
-            facts: Arc::new(facts),
-            instance,
-            lease: self.limits.stale_after,
-            has_own_lease: false,
-            level: 0.0,
-            last_seen: now.wall,
-            beat: now.lease,
-            place,
-        });
-        self.by_id.insert(id, slot);
-        self.by_place.insert(place, slot);
-        Ok(slot)
+    /// The slot of the peer with this id.
+    fn find(&self, hash: Hash, id: &str) -> Option<u32> {
+        let is_it = |slot| self.peers[slot].facts.cell_id.as_str() == id;
+        self.by_id.find(hash, is_it)
     }
 
-    fn replace(
+    fn slot(&self, id: &str) -> Option<u32> {
+        self.find(self.by_id.hash(id), id)
+    }
+
+    /// Adds a peer behind all others, that has no lease yet.
+    fn add(
         &mut self,
-        slot: usize,
-        facts: Facts,
+        hash: Hash,
+        place: u64,
+        facts: Arc<Facts>,
         instance: Option<Instance>,
-        now: Now,
-    ) -> Change {
+    ) -> u32 {
+        let peers = &mut self.peers;
+        let slot = peers.next();
+        let moves = |slot, seat| peers[slot].sit(seat);
+        let seat = self.pages.push(place, Arc::clone(&facts), slot, moves);
+        self.peers.insert(Peer {
+            facts,
+            instance,
+            beats: seat.beats,
+            at: seat.at,
+            link: Link::default(),
+            has_own_lease: false,
+        });
+        self.by_id.insert(hash, slot);
+        self.next_place = place + 1;
+        slot
+    }
+
+    fn replace(&mut self, slot: u32, facts: Facts, instance: Option<Instance>, now: Now) -> Change {
         let peer = &mut self.peers[slot];
         let other_run = match (&peer.instance, &instance) {
             (Some(stored), Some(new)) => stored != new,
@@ -341,7 +363,9 @@ impl Registry {
         let instance = std::mem::replace(&mut peer.instance, instance);
         let shown_differs = *peer.facts != facts;
         let old = if shown_differs {
-            std::mem::replace(&mut peer.facts, Arc::new(facts))
+            let facts = Arc::new(facts);
+            self.pages.update(&peer.beats, peer.at, Arc::clone(&facts));
+            std::mem::replace(&mut peer.facts, facts)
         } else {
             Arc::clone(&peer.facts)
         };
@@ -349,7 +373,7 @@ impl Registry {
             (true, _) => Change::Replaced(Departure {
                 facts: old,
                 instance,
-                silent_for: now.lease.since(peer.beat),
+                silent_for: now.lease.since(peer.link.renewed()),
             }),
             (false, true) => Change::Updated,
             (false, false) => Change::Renewed,
@@ -361,18 +385,16 @@ impl Registry {
     /// # Errors
     /// [`Refused::Unknown`] and [`Refused::Fenced`].
     pub fn heartbeat(&mut self, beat: &Heartbeat, now: Now) -> Result<Renewal, Refused> {
-        let slot = *self.by_id.get(&beat.cell_id).ok_or(Refused::Unknown)?;
+        let slot = self.slot(beat.cell_id.as_str()).ok_or(Refused::Unknown)?;
         let peer = &mut self.peers[slot];
         if is_other_run(peer.instance.as_ref(), beat.instance.as_ref()) {
             return Err(Refused::Fenced);
         }
-        peer.level = beat.consciousness_level;
-        peer.last_seen = now.wall;
-        peer.beat = now.lease;
-        let lease = peer.lease;
-        self.leases.renew(slot, lease, now.lease);
+        peer.beats.set(peer.at, beat.consciousness_level, now.wall);
+        let lease = self.leases.length(&peer.link);
+        self.leases.renew_again(&mut self.peers, slot, now.lease);
         Ok(Renewal {
-            lease,
+            lease: lease.unwrap_or(self.limits.stale_after),
             peers: self.peers.len(),
             revision: self.revision,
         })
@@ -392,7 +414,7 @@ impl Registry {
         instance: Option<&Instance>,
         now: Now,
     ) -> Result<Departure, Refused> {
-        let known = self.by_id.get(id).copied();
+        let known = self.slot(id);
         if let Some(instance) = instance {
             let is_registered = known.is_some_and(|slot| {
                 !is_other_run(self.peers[slot].instance.as_ref(), Some(instance))
@@ -405,7 +427,7 @@ impl Registry {
         }
         let peer = self.remove(slot);
         Ok(Departure {
-            silent_for: now.lease.since(peer.beat),
+            silent_for: now.lease.since(peer.link.renewed()),
             instance: peer.instance,
             facts: peer.facts,
         })
@@ -417,7 +439,7 @@ impl Registry {
     pub fn reap(&mut self, now: LeaseTime, at_most: usize) -> Vec<Departure> {
         let mut departures = Vec::new();
         while departures.len() < at_most
-            && let Some((slot, silent_for)) = self.leases.stale(now)
+            && let Some((slot, silent_for)) = self.leases.stale(&self.peers, now)
         {
             let peer = self.remove(slot);
             departures.push(Departure {
@@ -432,7 +454,7 @@ impl Registry {
     /// Counts who is late (silent for more than two thirds of the lease), at most so many more than
     /// before. Returns whether there may be more of them.
     pub fn count_late(&mut self, now: LeaseTime, at_most: usize) -> bool {
-        self.leases.count_late(now, at_most)
+        self.leases.count_late(&mut self.peers, now, at_most)
     }
 
     /// How many were counted as late and have not been heard of since.
@@ -443,8 +465,8 @@ impl Registry {
 
     /// Whether anybody's lease has run out.
     #[must_use]
-    pub fn any_stale(&self, now: LeaseTime) -> bool {
-        self.leases.stale(now).is_some()
+    pub fn any_stale(&mut self, now: LeaseTime) -> bool {
+        self.leases.stale(&self.peers, now).is_some()
     }
 
     /// The length of the shortest lease that somebody has.
@@ -462,71 +484,49 @@ impl Registry {
     /// The peers as they are now, first registered first.
     #[must_use]
     pub fn list(&self) -> List {
-        self.list_in(Vec::new())
-    }
-
-    /// The same, in a vector that has room for it, so that none is asked for meanwhile.
-    #[must_use]
-    pub fn list_in(&self, mut peers: Vec<ListedPeer>) -> List {
-        peers.extend(self.by_place.values().map(|&slot| {
-            let peer = &self.peers[slot];
-            ListedPeer {
-                facts: Arc::clone(&peer.facts),
-                level: peer.level,
-                last_seen: peer.last_seen,
-            }
-        }));
-        List {
-            peers,
-            revision: self.revision,
-        }
+        self.pages.list(self.len(), self.revision)
     }
 
     /// What is to be kept of a peer.
     #[must_use]
     pub fn kept(&self, id: &CellId) -> Option<Kept> {
-        self.by_id.get(id).map(|&slot| self.keep(slot))
+        let slot = self.slot(id.as_str())?;
+        let peer = &self.peers[slot];
+        let place = self.pages.place(&peer.beats, peer.at)?;
+        Some(self.keep(place, slot))
     }
 
     /// What is to be kept of the first peers from `place` on, at most so many.
     #[must_use]
     pub fn kept_from(&self, place: u64, at_most: usize) -> Vec<Kept> {
-        let peers = self.by_place.range(place..).take(at_most);
-        peers.map(|(_, &slot)| self.keep(slot)).collect()
+        let peers = self.pages.from(place).take(at_most);
+        peers.map(|(place, slot)| self.keep(place, slot)).collect()
     }
 
-    fn keep(&self, slot: usize) -> Kept {
+    fn keep(&self, place: u64, slot: u32) -> Kept {
         let peer = &self.peers[slot];
+        let own_lease = peer.has_own_lease.then(|| self.leases.length(&peer.link));
         Kept {
-            place: peer.place,
+            place,
             facts: Arc::clone(&peer.facts),
             instance: peer.instance.clone(),
-            own_lease: peer.has_own_lease.then_some(peer.lease),
-            level: peer.level,
+            own_lease: own_lease.flatten(),
+            level: peer.beats.level(peer.at),
         }
     }
 
     /// Puts back what was kept into an empty map: every peer with a fresh lease, as if it had beaten
-    /// just now, more of them than are taken if need be; and the runs that may not come back, those
+    /// just now, more of them than are taken if need be, in the order of their places; and the runs that may not come back, those
     /// who left within the last minute. `revision` is one above which none was given out.
     pub fn restore(&mut self, peers: Vec<Kept>, left: &[Left], revision: u64, now: Now) {
         for kept in peers {
-            let id = kept.facts.cell_id.clone();
             let lease = kept.own_lease.unwrap_or(self.limits.stale_after);
-            let slot = self.peers.insert(Peer {
-                facts: kept.facts,
-                instance: kept.instance,
-                lease,
-                has_own_lease: kept.own_lease.is_some(),
-                level: kept.level,
-                last_seen: now.wall,
-                beat: now.lease,
-                place: kept.place,
-            });
-            self.by_id.insert(id, slot);
-            self.by_place.insert(kept.place, slot);
-            self.leases.renew(slot, lease, now.lease);
-            self.next_place = self.next_place.max(kept.place + 1);
+            let hash = self.by_id.hash(kept.facts.cell_id.as_str());
+            let slot = self.add(hash, kept.place, kept.facts, kept.instance);
+            let peer = &mut self.peers[slot];
+            peer.has_own_lease = kept.own_lease.is_some();
+            peer.beats.set(peer.at, kept.level, now.wall);
+            self.leases.renew(&mut self.peers, slot, lease, now.lease);
         }
         for left in left.iter().filter(|left| left.counts(now.wall)) {
             let id = left.id.as_str();
@@ -535,11 +535,14 @@ impl Registry {
         self.revision = revision;
     }
 
-    fn remove(&mut self, slot: usize) -> Peer {
+    fn remove(&mut self, slot: u32) -> Peer {
+        self.leases.end(&mut self.peers, slot);
         let peer = self.peers.remove(slot);
-        self.by_id.remove(&peer.facts.cell_id);
-        self.by_place.remove(&peer.place);
-        self.leases.end(slot);
+        let hash = self.by_id.hash(peer.facts.cell_id.as_str());
+        self.by_id.remove(hash, slot);
+        let peers = &mut self.peers;
+        let moves = |slot, seat| peers[slot].sit(seat);
+        self.pages.remove(&peer.beats, peer.at, moves);
         self.revision += 1;
         peer
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use smol_str::SmolStr;
 use time::OffsetDateTime;
 
 pub use reply::{
@@ -60,7 +61,7 @@ impl fmt::Display for Invalid {
 
 /// The unique name of a cell: 1 to 255 bytes, no control characters. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct CellId(Arc<str>);
+pub struct CellId(SmolStr);
 
 impl CellId {
     /// Checks an id.

@@ -1,6 +1,7 @@
 //! The bodies that go out, and what a client reads of them.
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::CellId;
 
@@ -94,7 +95,7 @@ pub struct Listed<'a> {
     /// Its level at its last beat.
     pub consciousness_level: f64,
     /// What it offers.
-    pub services: &'a [String],
+    pub services: &'a [SmolStr],
     /// Its branch.
     pub branch: &'a str,
     /// Its kind.

@@ -211,7 +211,7 @@ impl Ledger {
 
     /// Compares the list with what it has to be.
     pub fn compare(&mut self, list: &List) {
-        let listed = list.peers.len();
+        let listed = list.len();
         if listed != self.order.len() {
             let order = self.order.clone();
             self.breaks(Invariant::Exact, || {
@@ -219,13 +219,13 @@ impl Ledger {
             });
             return;
         }
-        for (place, peer) in list.peers.iter().enumerate() {
+        for (place, peer) in list.peers().enumerate() {
             let cell = self.order[place];
             let Some(entry) = &self.entries[cell] else {
                 self.breaks(Invariant::Exact, || format!("c{cell} is listed"));
                 return;
             };
-            let is_exact = Arc::ptr_eq(&peer.facts, &entry.facts) && peer.level == entry.level;
+            let is_exact = Arc::ptr_eq(peer.facts, &entry.facts) && peer.level == entry.level;
             let shows_the_wall = peer.last_seen == entry.last_seen;
             self.holds(Invariant::Exact, is_exact, || {
                 format!("{peer:?} is listed at place {place}, which is c{cell}'s")

@@ -328,7 +328,7 @@ fn is_of(facts: &Facts, registration: &Registration) -> bool {
     facts.cell_id == registration.cell_id
         && facts.ip == registration.ip
         && facts.port == registration.port
-        && facts.services == registration.services
+        && facts.services.iter().eq(&registration.services)
         && facts.branch == registration.branch
         && facts.kind == registration.kind
         && facts.hostname == registration.hostname

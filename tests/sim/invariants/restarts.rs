@@ -103,7 +103,7 @@ impl Ledger {
         self.epoch = Some(epoch.to_owned());
         self.revision = revision;
         self.gave_out(revision);
-        let listed: Vec<usize> = list.peers.iter().map(|peer| cell_of(&peer.facts)).collect();
+        let listed: Vec<usize> = list.peers().map(|peer| cell_of(peer.facts)).collect();
         let killed = down_since.unwrap_or(at.now);
         self.recall_goodbyes(memory, killed, at);
         // Those who were there all along keep their order.
@@ -118,6 +118,7 @@ impl Ledger {
         self.holds(Invariant::Exact, before == after || !is_kept, || {
             format!("the order is {after:?} after the start, {before:?} before")
         });
+        let peers: Vec<_> = list.peers().collect();
         for cell in 0..self.entries.len() {
             let position = listed.iter().position(|listed| *listed == cell);
             let found = position.map(|position| &recovered[position]);
@@ -144,10 +145,10 @@ impl Ledger {
             });
             let before = self.entries[cell].take();
             self.entries[cell] = position.map(|position| {
-                let peer = &list.peers[position];
+                let peer = &peers[position];
                 let registration = &recovered[position];
                 Entry {
-                    facts: Arc::clone(&peer.facts),
+                    facts: Arc::clone(peer.facts),
                     instance: registration.instance.clone(),
                     lease: registration.stale_after.unwrap_or(self.bounds.stale_after),
                     heard: at.now,
