@@ -19,7 +19,7 @@
 //! - [`discovery::clock`]: the clock leases run on;
 //! - [`discovery::hold`]: whether a pass of the reaper is to be believed;
 //! - [`discovery::watchdog::doubt`]: whether our own door answers, and what to do if not;
-//! - [`discovery::state::journal`], `book`, `former`: the form in which peers are to outlive a
+//! - [`discovery::state::journal`], `roll`, `book`, `former`: the form in which peers are to outlive a
 //!   restart, what is written in it, and what is made of that;
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;
 //! - `mesh::table`: the list as an operator reads it.

@@ -15,7 +15,7 @@ const SMALL: usize = 64;
 
 /// Slots of peers, by id.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// Ids come from outside: nobody is to know which of them fall together.
     keys: RandomState,
     shards: Box<[HashTable<Entry>]>,
@@ -23,7 +23,7 @@ pub(super) struct Index {
 
 /// Where an id is looked for.
 #[derive(Clone, Copy)]
-pub(super) struct Hash(u64);
+pub(crate) struct Hash(u64);
 
 /// Part of the hash is kept, so that peers with other ids are not looked at, nor any when a table
 /// grows.
@@ -43,12 +43,12 @@ impl Default for Index {
 }
 
 impl Index {
-    pub(super) fn hash(&self, id: &str) -> Hash {
+    pub(crate) fn hash(&self, id: &str) -> Hash {
         Hash(self.keys.hash_one(id))
     }
 
     /// The slot of this hash that `is_it`.
-    pub(super) fn find(&self, hash: Hash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: Hash, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let kept = hash.kept();
         let found = self.shards[hash.shard()].find(spread(kept), |entry| {
             entry.hash == kept && is_it(entry.slot)
@@ -57,7 +57,7 @@ impl Index {
     }
 
     /// Puts in a slot that is not in it.
-    pub(super) fn insert(&mut self, hash: Hash, slot: u32) {
+    pub(crate) fn insert(&mut self, hash: Hash, slot: u32) {
         let entry = Entry {
             hash: hash.kept(),
             slot,
@@ -67,7 +67,7 @@ impl Index {
     }
 
     /// Takes out a slot.
-    pub(super) fn remove(&mut self, hash: Hash, slot: u32) {
+    pub(crate) fn remove(&mut self, hash: Hash, slot: u32) {
         let shard = &mut self.shards[hash.shard()];
         if let Ok(entry) = shard.find_entry(spread(hash.kept()), |entry| entry.slot == slot) {
             entry.remove();

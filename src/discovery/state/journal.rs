@@ -14,11 +14,11 @@
 //! of a `peer` is its place in the list, by which it is sorted; `revision` is one above which no
 //! revision was given out.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::roll::Roll;
 use crate::registry::{Kept, Left};
 use crate::wire::{self, CellId, Instance, Registration};
 
@@ -194,8 +194,7 @@ pub struct Recovered {
 pub struct Reader {
     header: Option<Header>,
     checksum: u32,
-    peers: BTreeMap<u64, Kept>,
-    places: HashMap<CellId, u64>,
+    peers: Roll,
     left: Vec<Left>,
     condition: Option<Condition>,
 }
@@ -232,7 +231,7 @@ impl Reader {
         Some(Recovered {
             epoch: header.epoch,
             revision: header.revision,
-            peers: self.peers.into_values().collect(),
+            peers: self.peers.finish(),
             left: self.left,
             condition: self.condition.unwrap_or(Condition::Whole),
             writer: Writer {
@@ -278,17 +277,8 @@ impl Reader {
             b"peer" => {
                 let (place, rest) = split_word(rest)?;
                 let place = number(place)?;
-                let peer = Kept::new(place, Registration::from_json(rest).ok()?);
-                let id = &peer.facts.cell_id;
-                let there = self.peers.get(&place);
-                if there.is_some_and(|there| there.facts.cell_id != *id) {
-                    // Two at one place cannot have been written.
-                    return None;
-                }
-                self.forget(id);
-                self.places.insert(id.clone(), place);
-                self.peers.insert(place, peer);
-                Some(())
+                let registration = Registration::from_json(rest).ok()?;
+                self.peers.put(Kept::new(place, registration))
             }
             b"gone" => {
                 let gone: Gone = serde_json::from_slice(rest).ok()?;
@@ -301,7 +291,7 @@ impl Reader {
                     }),
                     _ => None,
                 };
-                self.forget(&id);
+                self.peers.forget(&id);
                 self.left.extend(left);
                 Some(())
             }
@@ -310,12 +300,6 @@ impl Reader {
                 Some(())
             }
             _ => None,
-        }
-    }
-
-    fn forget(&mut self, id: &CellId) {
-        if let Some(place) = self.places.remove(id) {
-            self.peers.remove(&place);
         }
     }
 }
@@ -360,10 +344,15 @@ fn split_checksum(line: &[u8]) -> (Option<u32>, &[u8]) {
     let Some((digits, text)) = line.split_at_checked(DIGITS + 1) else {
         return (None, &[]);
     };
-    let sum = std::str::from_utf8(&digits[..DIGITS]).ok();
-    let sum = sum.and_then(|sum| u32::from_str_radix(sum, 16).ok());
-    let is_written_so = |sum: &u32| digits == format!("{sum:08x} ").as_bytes();
-    (sum.filter(is_written_so), text)
+    let sum = digits[..DIGITS].iter().try_fold(0, |sum, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(sum << 4 | u32::from(value))
+    });
+    (sum.filter(|_| digits[DIGITS] == b' '), text)
 }
 
 fn split_word(text: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -5,7 +5,7 @@
 //! moment later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that
 //! one that was given out and not written is not given out again.
 //!
-//! `journal` is the format, `book` what is written in it and `former` what is made of that at a
+//! `journal` is the format (`roll` the peers it names), `book` what is written in it and `former` what is made of that at a
 //! start, all pure; `file` is where it is written, `keeper` the thread that does.
 
 pub mod book;
@@ -15,6 +15,7 @@ pub mod former;
 pub(crate) mod fuzzing;
 pub mod journal;
 mod keeper;
+mod roll;
 
 use std::fs;
 use std::io;
