@@ -12,6 +12,10 @@ use crate::wire::{CellId, Instance};
 pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// How many such runs are remembered; beyond, the oldest are forgotten first.
 const AT_MOST: usize = 100_000;
+/// How many are forgotten at once, and into how many maps they are put, of which each grows on its
+/// own: nobody who comes is to wait for a crowd that left.
+const A_FEW: usize = 32;
+const SHARDS: usize = 64;
 
 /// The runs of cells that deregistered a short while ago.
 #[derive(Debug, Default)]
@@ -28,10 +32,19 @@ pub(super) struct Fence {
 /// outside, and may be long.
 type Run = [u64; 2];
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Runs {
-    left: HashMap<Run, LeaseTime>,
+    left: Box<[HashMap<Run, LeaseTime>]>,
     order: VecDeque<(LeaseTime, Run)>,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self {
+            left: (0..SHARDS).map(|_| HashMap::new()).collect(),
+            order: VecDeque::new(),
+        }
+    }
 }
 
 impl Fence {
@@ -66,28 +79,41 @@ impl Fence {
 impl Runs {
     fn insert(&mut self, run: Run, now: LeaseTime) {
         self.forget(now);
-        self.left.insert(run, now);
+        self.shard(&run).insert(run, now);
         self.order.push_back((now, run));
     }
 
     fn contains(&mut self, run: Run, now: LeaseTime) -> bool {
         self.forget(now);
-        self.left.contains_key(&run)
+        let left = self.shard(&run).get(&run);
+        left.is_some_and(|at| is_remembered(*at, now))
     }
 
-    /// Forgets those who left too long ago, and makes room for one more.
+    /// Forgets a few of those who left too long ago, and makes room for one more.
     fn forget(&mut self, now: LeaseTime) {
-        while let Some((at, run)) = self.order.front() {
-            if self.order.len() < AT_MOST && now.since(*at) <= REMEMBERED_FOR {
-                break;
+        for _ in 0..A_FEW {
+            let Some(&(at, run)) = self.order.front() else {
+                return;
+            };
+            if self.order.len() < AT_MOST && is_remembered(at, now) {
+                return;
             }
             // A run that left twice stands in the order twice; the later one counts.
-            if self.left.get(run) == Some(at) {
-                self.left.remove(run);
+            let shard = self.shard(&run);
+            if shard.get(&run) == Some(&at) {
+                shard.remove(&run);
             }
             self.order.pop_front();
         }
     }
+
+    fn shard(&mut self, run: &Run) -> &mut HashMap<Run, LeaseTime> {
+        &mut self.left[run[0] as usize % SHARDS]
+    }
+}
+
+fn is_remembered(at: LeaseTime, now: LeaseTime) -> bool {
+    now.since(at) <= REMEMBERED_FOR
 }
 
 #[cfg(test)]
@@ -110,10 +136,29 @@ mod tests {
         for n in 1..=AT_MOST + 10 {
             fence.has_left("a", &run(n), true, later);
         }
-        assert_eq!(fence.left.left.len(), AT_MOST);
+        assert_eq!(
+            fence.left.left.iter().map(HashMap::len).sum::<usize>(),
+            AT_MOST
+        );
         assert_eq!(fence.left.order.len(), AT_MOST);
         assert!(!fence.refuses(&id, &run(1), later));
         assert!(fence.refuses(&id, &run(AT_MOST + 10), later));
+    }
+
+    #[test]
+    fn a_crowd_that_left_is_forgotten_in_time_but_not_all_at_once() {
+        let id = CellId::new("a").expect("valid");
+        let mut fence = Fence::default();
+        let start = LeaseTime::default();
+        for n in 0..10 * A_FEW {
+            fence.has_left("a", &run(n), true, start);
+        }
+        let later = start.after(REMEMBERED_FOR + Duration::from_millis(1));
+        for n in (0..10 * A_FEW).rev() {
+            assert!(!fence.refuses(&id, &run(n), later));
+            let left = 9 * A_FEW - (10 * A_FEW - 1 - n).min(9) * A_FEW;
+            assert_eq!(fence.left.order.len(), left);
+        }
     }
 
     #[test]
@@ -126,6 +171,9 @@ mod tests {
             fence.has_left("nobody", &run(n), false, now);
         }
         assert!(fence.refuses(&id, &run(0), now));
-        assert_eq!(fence.unknown.left.len(), AT_MOST);
+        assert_eq!(
+            fence.unknown.left.iter().map(HashMap::len).sum::<usize>(),
+            AT_MOST
+        );
     }
 }
