@@ -19,9 +19,11 @@ pub mod state;
 pub mod watchdog;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::http::{Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
@@ -124,17 +126,29 @@ impl Discovery {
 
     /// Runs one operation on the map, at the moment it has the lock.
     fn with_map<T>(&self, operation: impl FnOnce(&mut Map, Now) -> T) -> T {
-        let mut map = self.lock();
+        self.run(&mut self.map.lock(), operation)
+    }
+
+    /// The same for one of many operations of one thread in a row: it gives the lock to whoever
+    /// waits for it, and does not take it again before they had it.
+    fn with_map_in_turn<T>(&self, operation: impl FnOnce(&mut Map, Now) -> T) -> T {
+        let mut map = self.map.lock();
+        let result = self.run(&mut map, operation);
+        MutexGuard::unlock_fair(map);
+        result
+    }
+
+    fn run<T>(&self, map: &mut Map, operation: impl FnOnce(&mut Map, Now) -> T) -> T {
         let now = Now {
             lease: map.clock.read(self.started.elapsed()),
             wall: SystemTime::now(),
         };
-        operation(&mut map, now)
+        operation(map, now)
     }
 
     /// Ticks the lease clock. Returns how late that was, and when the next tick is due.
     fn tick(&self) -> (Duration, Instant) {
-        let mut map = self.lock();
+        let mut map = self.map.lock();
         let now = self.started.elapsed();
         let late = match map.registry.shortest_lease() {
             Some(shortest) => map.clock.tick(shortest, now),
@@ -164,11 +178,6 @@ impl Discovery {
             let (crowd, until) = map.hold.held()?;
             Some((crowd, until.since(now.lease)))
         })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Map> {
-        // Operations on the map do not panic half way; should one, the rest still serves.
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
@@ -244,7 +253,7 @@ impl Discovery {
 
     /// Takes out at most `at_most` peers that are stale.
     fn reap(&self, at_most: usize) -> Vec<Departure> {
-        let (departures, wakes) = self.with_map(|map, now| {
+        let (departures, wakes) = self.with_map_in_turn(|map, now| {
             let departures = map.registry.reap(now.lease, at_most);
             let mut wakes = false;
             for departure in &departures {
@@ -265,12 +274,12 @@ impl Discovery {
 
     /// The longest lease that somebody has; the usual one where there is nobody.
     fn longest_lease(&self) -> Duration {
-        let longest = self.lock().registry.longest_lease();
+        let longest = self.map.lock().registry.longest_lease();
         longest.unwrap_or(self.settings.stale_after)
     }
 
     fn peers(&self) -> usize {
-        self.lock().registry.len()
+        self.map.lock().registry.len()
     }
 
     /// The peers, when that was, and for how long discovery still settles.

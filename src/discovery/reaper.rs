@@ -10,7 +10,8 @@ use super::hold::Verdict;
 use super::metrics::Reason;
 use crate::vital;
 
-/// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd.
+/// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd: each
+/// may be on another page of a list that somebody has.
 const AT_ONCE: usize = 32;
 
 /// Starts the thread; it ends when its latch is set.
@@ -37,7 +38,7 @@ fn run(discovery: &Discovery) {
 
 /// Takes out the stale. Where it was not to, returns when to look again.
 fn pass(discovery: &Discovery) -> Option<Instant> {
-    while discovery.with_map(|map, now| map.registry.count_late(now.lease, AT_ONCE)) {}
+    while discovery.with_map_in_turn(|map, now| map.registry.count_late(now.lease, AT_ONCE)) {}
     let (verdict, crowd, now) = discovery.judge();
     let is_held = matches!(verdict, Verdict::Held { .. });
     discovery.metrics.set_hold(is_held);

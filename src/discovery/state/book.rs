@@ -2,7 +2,7 @@
 //!
 //! Pure. A [`Book`] is a journal that is gone on with, [`Rewriting`] one that is to take its place.
 
-use std::collections::VecDeque;
+use std::collections::{LinkedList, VecDeque};
 use std::time::SystemTime;
 
 use super::journal::{Entry, Writer};
@@ -11,25 +11,30 @@ use crate::registry::{Kept, Left};
 /// The most changes that are kept until they are written. Beyond, all of it is written anew.
 const MOST_CHANGES: usize = 100_000;
 
+/// So many are written at once, without waiting for more.
+const MANY: usize = 25_000;
+
 /// Changes that are to be written, in the order in which they were made.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// The changes.
-    pub entries: Vec<Entry>,
+    /// The changes. A list has nothing to copy when it grows, which it does under the lock of the
+    /// map.
+    pub entries: LinkedList<Entry>,
     /// Whether there were more than are kept.
     pub too_many: bool,
 }
 
 impl Changes {
-    /// Takes one more. Returns whether it is the first, for which whoever writes is to be woken.
+    /// Takes one more. Returns whether whoever writes is to be woken for it: it is the first, or they
+    /// have become many.
     pub fn push(&mut self, entry: Entry) -> bool {
-        let is_first = self.entries.is_empty();
-        if self.entries.len() < MOST_CHANGES {
-            self.entries.push(entry);
+        let before = self.entries.len();
+        if before < MOST_CHANGES {
+            self.entries.push_back(entry);
         } else {
             self.too_many = true;
         }
-        is_first
+        before == 0 || before == MANY
     }
 }
 
@@ -46,7 +51,7 @@ impl Goodbyes {
     }
 
     /// Notes those among changes, and forgets those that do not count any more.
-    pub fn note(&mut self, entries: &[Entry], now: SystemTime) {
+    pub fn note<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>, now: SystemTime) {
         for entry in entries {
             if let Entry::Gone {
                 id,
@@ -98,7 +103,12 @@ impl Book {
 
     /// Appends to `bytes` what has changed, and the reservation of further revisions where by
     /// `revision`, the one after it, more than half of the last is used up.
-    pub fn write(&mut self, entries: &[Entry], revision: u64, bytes: &mut Vec<u8>) {
+    pub fn write<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'a Entry>,
+        revision: u64,
+        bytes: &mut Vec<u8>,
+    ) {
         for entry in entries {
             self.writer.write(entry, bytes);
         }
@@ -161,7 +171,7 @@ impl Rewriting {
     }
 
     /// Something has changed since it was begun.
-    pub fn changed(&mut self, entries: Vec<Entry>) {
+    pub fn changed(&mut self, entries: impl IntoIterator<Item = Entry>) {
         self.meanwhile.extend(entries);
     }
 
@@ -196,6 +206,17 @@ mod tests {
         let recovered = recover(bytes).expect("ours").expect("not empty");
         assert_eq!(recovered.condition, Condition::Whole);
         recovered
+    }
+
+    #[test]
+    fn who_writes_is_woken_for_the_first_and_for_a_crowd_and_there_is_a_bound() {
+        let mut changes = Changes::default();
+        let all = 0..=u64::try_from(MOST_CHANGES).expect("small");
+        let woken = all.filter(|n| changes.push(Entry::Revision(*n)));
+        let many = u64::try_from(MANY).expect("small");
+        assert_eq!(woken.collect::<Vec<u64>>(), [0, many]);
+        assert_eq!(changes.entries.len(), MOST_CHANGES);
+        assert!(changes.too_many);
     }
 
     #[test]

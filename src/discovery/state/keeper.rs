@@ -101,7 +101,8 @@ impl Keeper {
         loop {
             let is_last = match self.is_behind {
                 true => rest(&latch, RETRY),
-                false => latch.wait_until_woken() || rest(&latch, GATHER),
+                // Where a crowd comes or goes they are written sooner.
+                false => latch.wait_until_woken() || latch.wait_for(GATHER),
             };
             let result = self.keep(is_last);
             self.judge(result);
@@ -228,7 +229,7 @@ impl Keeper {
             let place = rewriting.place();
             let peers = self
                 .discovery
-                .with_map(|map, _| map.registry.kept_from(place, AT_ONCE));
+                .with_map_in_turn(|map, _| map.registry.kept_from(place, AT_ONCE));
             if peers.is_empty() {
                 break;
             }

@@ -1,6 +1,7 @@
 //! The thread that keeps the state file up: the real lines, written at the pace of the real thread
 //! to a disk that takes its time.
 
+use std::collections::LinkedList;
 use std::time::Duration;
 
 use aios_mesh::discovery::state::book::{Book, Changes, Goodbyes, Rewriting};
@@ -103,8 +104,8 @@ impl Keeper {
 
     /// Something has changed. Returns when the thread is to go on, where it slept.
     pub(super) fn push(&mut self, entry: Entry, now: Duration) -> Option<Duration> {
-        let is_first = self.changes.push(entry);
-        if !is_first || !matches!(self.doing, Doing::Nothing) {
+        let wakes = self.changes.push(entry);
+        if !wakes || !matches!(self.doing, Doing::Nothing) {
             return None;
         }
         self.doing = Doing::Gathering;
@@ -158,7 +159,7 @@ impl Keeper {
                     return self.copies(rewriting, scene);
                 }
                 if scene.lacks(Safeguard::GoodbyesFirst) {
-                    rewriting.changed(self.goodbyes.entries().collect());
+                    rewriting.changed(self.goodbyes.entries());
                 }
                 let (book, bytes) = rewriting.end(registry.revision());
                 disk.append_beside(&bytes);
@@ -189,7 +190,7 @@ impl Keeper {
     }
 
     /// Appends what has changed.
-    fn append(&mut self, registry: &Registry, disk: &mut Disk, scene: &Scene) -> Vec<Entry> {
+    fn append(&mut self, registry: &Registry, disk: &mut Disk, scene: &Scene) -> LinkedList<Entry> {
         let Changes { entries, .. } = std::mem::take(&mut self.changes);
         self.goodbyes.note(&entries, scene.shown_wall());
         let mut bytes = Vec::new();
