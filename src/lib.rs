@@ -22,6 +22,8 @@
 //! - [`discovery::state::journal`], `roll`, `book`, `former`: the form in which peers are to outlive a
 //!   restart, what is written in it, and what is made of that;
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;
+//! - `http::negotiate`: in which form a client would like its answer;
+//! - `discovery::renders::rows`, `gzip`: the list as bytes;
 //! - `mesh::table`: the list as an operator reads it.
 //!
 //! Beside each that reads what comes from outside stands a `fuzzing`, built only for tests: what

@@ -1,10 +1,14 @@
 //! What holds for every sequence of requests to discovery.
 
+use std::borrow::Cow;
+use std::io::Read;
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use flate2::read::GzDecoder;
 use serde_json::Value;
 
+use super::renders::Source;
 use super::routes::{OPENAPI, Route};
 use super::state::former::Former;
 use super::{Discovery, Settings};
@@ -90,7 +94,7 @@ fn check_token(request: &Request, answer: &Answer) {
 }
 
 fn shown(discovery: &Discovery) -> Shown {
-    let (list, ..) = discovery.list();
+    let (list, _) = discovery.list();
     Shown {
         peers: list
             .peers()
@@ -107,16 +111,25 @@ fn check(request: &Request, answer: &Answer) {
 
     let route = request.segments().ok().and_then(Route::find);
     let content_type = answer.field("content-type");
+    let is_known = answer.status == 304;
+    let unpacked = unpacked(answer);
     let is_text = answer.status == 200 && matches!(route, Some(Route::Metrics));
-    if is_text {
+    if is_known {
+        assert!(matches!(route, Some(Route::Peers)) && answer.body.is_empty());
+        assert_eq!(content_type, None);
+    } else if is_text {
         assert!(content_type.is_some_and(|it| it.starts_with("text/plain; version=0.0.4")));
         assert!(std::str::from_utf8(&answer.body).is_ok());
     } else {
         assert_eq!(content_type, Some("application/json"));
-        assert!(serde_json::from_slice::<Value>(&answer.body).is_ok());
+        assert!(serde_json::from_slice::<Value>(&unpacked).is_ok());
     }
-    let length = answer.body.len().to_string();
-    assert_eq!(answer.field("content-length"), Some(&*length));
+    let length = (!is_known).then(|| answer.body.len().to_string());
+    assert_eq!(answer.field("content-length"), length.as_deref());
+    let is_list = matches!(route, Some(Route::Peers)) && matches!(answer.status, 200 | 304);
+    for name in ["etag", "x-mesh-revision", "x-mesh-epoch", "vary"] {
+        assert_eq!(answer.field(name).is_some(), is_list, "{name}");
+    }
     assert_eq!(answer.field("allow").is_some(), answer.status == 405);
     assert_eq!(answer.field("retry-after").is_some(), answer.status == 503);
     if answer.status >= 400 {
@@ -140,11 +153,22 @@ fn check(request: &Request, answer: &Answer) {
                 route.name()
             );
             if let (Route::Peers, 200) = (route, answer.status) {
-                let read: Result<PeersRead, _> = serde_json::from_slice(&answer.body);
+                let read: Result<PeersRead, _> = serde_json::from_slice(&unpacked);
                 assert!(read.is_ok());
             }
         }
     }
+}
+
+/// The body as a client reads it in the end.
+fn unpacked(answer: &Answer) -> Cow<'_, [u8]> {
+    if answer.field("content-encoding") != Some("gzip") {
+        return Cow::Borrowed(&answer.body);
+    }
+    let mut unpacked = Vec::new();
+    let read = GzDecoder::new(&answer.body[..]).read_to_end(&mut unpacked);
+    assert!(read.is_ok());
+    Cow::Owned(unpacked)
 }
 
 /// What was changed is what was asked for.

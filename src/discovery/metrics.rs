@@ -17,6 +17,8 @@ pub(super) struct Metrics {
     /// Mass departures that were held.
     pub(super) holds: IntCounter,
     held: prometheus::IntGauge,
+    /// Lists that were rendered.
+    pub(super) renderings: prometheus::IntCounter,
     door_unanswered: prometheus::IntGauge,
     /// Renewals of the accept loop.
     pub(super) door_renewals: IntCounter,
@@ -118,6 +120,13 @@ impl Metrics {
                 prometheus::IntGauge::new(
                     "aios_discovery_hold",
                     "1 while a mass departure is held.",
+                ),
+            )?,
+            renderings: exposition::register(
+                &registry,
+                prometheus::IntCounter::new(
+                    "aios_discovery_renderings_total",
+                    "Lists rendered, each for all who read at about the same time.",
                 ),
             )?,
             door_unanswered: exposition::register(

@@ -30,11 +30,11 @@ use crate::program::{self, Failure};
 use crate::registry::{self, Accepted, Change, Departure, List, Now, Refused, Registry, Renewal};
 use crate::shutdown::Latch;
 use crate::tokens::Tokens;
-use crate::wire::{CellId, Heartbeat, Instance, Registration, host_port};
+use crate::wire::{self, CellId, Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
 use hold::{Crowd, Hold, Verdict};
 use metrics::{BeatResult, Metrics, Reason};
-use renders::Renders;
+use renders::{Frame, Moment, Renders, Source};
 use state::book::Changes;
 use state::former::Former;
 use state::journal::Entry;
@@ -75,6 +75,8 @@ struct Map {
     registry: Registry,
     clock: LeaseClock,
     hold: Hold,
+    /// How many registrations and beats were taken.
+    heard: u64,
     /// What is to be written to the state file, where there is one.
     changes: Option<Changes>,
 }
@@ -97,6 +99,11 @@ impl Discovery {
         registry.restore(former.peers, &former.left, former.revision, now);
         let metrics = Metrics::new(&settings.id)
             .map_err(|e| Failure::new(format!("cannot set up the metrics: {e}")))?;
+        let renders = Renders::new(
+            settings.max_connections.unwrap_or(MOST_CONNECTIONS),
+            new_name()?,
+            metrics.renderings.clone(),
+        );
         Ok(Self {
             tokens,
             my_host: settings.my_host(),
@@ -113,9 +120,10 @@ impl Discovery {
                     settings.hold_min,
                     Settings::heartbeat_interval(settings.stale_after),
                 ),
+                heard: 0,
                 changes: settings.state_file.as_ref().map(|_| Changes::default()),
             }),
-            renders: Renders::new(settings.max_connections.unwrap_or(MOST_CONNECTIONS)),
+            renders,
             settles: !former.is_all,
             reaper: Latch::new(),
             watchdog: Latch::new(),
@@ -183,6 +191,7 @@ impl Discovery {
     fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
         let (accepted, is_short, wakes) = self.with_map(|map, now| {
             let accepted = map.registry.register(registration, now)?;
+            map.heard += 1;
             let is_short = map.clock.heed(accepted.lease, now.lease);
             let wakes = accepted.to_keep && map.has_changed(&accepted.facts.cell_id, None);
             Ok((accepted, is_short, wakes))
@@ -213,7 +222,11 @@ impl Discovery {
     }
 
     fn heartbeat(&self, beat: &Heartbeat) -> Result<Renewal, Refused> {
-        let result = self.with_map(|map, now| map.registry.heartbeat(beat, now));
+        let result = self.with_map(|map, now| {
+            let renewal = map.registry.heartbeat(beat, now)?;
+            map.heard += 1;
+            Ok(renewal)
+        });
         match &result {
             Ok(_) => self.metrics.heartbeat(BeatResult::Ok),
             Err(Refused::Unknown) => {
@@ -282,10 +295,12 @@ impl Discovery {
         self.map.lock().registry.len()
     }
 
-    /// The peers, when that was, and for how long discovery still settles.
-    fn list(&self) -> (List, SystemTime, Option<Duration>) {
-        let (list, now) = self.with_map(|map, now| (map.registry.list(), now));
-        (list, now.wall, self.settles_at(now.lease))
+    fn moment_of(&self, map: &Map, now: Now) -> Moment {
+        Moment {
+            revision: map.registry.revision(),
+            heard: map.heard,
+            settling: self.settles_at(now.lease).is_some(),
+        }
     }
 
     fn settling(&self) -> Option<Duration> {
@@ -300,6 +315,28 @@ impl Discovery {
             .stale_after
             .checked_sub(age)
             .filter(|left| self.settles && !left.is_zero())
+    }
+}
+
+impl Source for Discovery {
+    fn moment(&self) -> Moment {
+        self.with_map(|map, now| self.moment_of(map, now))
+    }
+
+    fn list(&self) -> (List, Moment) {
+        self.with_map(|map, now| (map.registry.list(), self.moment_of(map, now)))
+    }
+
+    fn frame(&self, count: usize, moment: Moment, now: SystemTime) -> Frame<'_> {
+        Frame {
+            peers: [],
+            count,
+            my_host: &self.my_host,
+            revision: moment.revision,
+            epoch: &self.epoch,
+            now: wire::timestamp(now),
+            settling: moment.settling,
+        }
     }
 }
 
@@ -365,9 +402,7 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
 
     settings.max_connections = Some(max_connections);
 
-    let new_epoch =
-        getrandom::u64().map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;
-    let new_epoch = format!("{new_epoch:016x}");
+    let new_epoch = new_name()?;
     // Only now: nobody who is in the way of another discovery touches its file.
     let (former, opened) = match &settings.state_file {
         None => (Former::none(new_epoch), None),
@@ -396,6 +431,13 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
         stop_watchdog,
         state,
     })
+}
+
+/// A name that nothing else has.
+fn new_name() -> Result<String, Failure> {
+    let number =
+        getrandom::u64().map_err(|e| Failure::new(format!("cannot get random numbers: {e}")))?;
+    Ok(format!("{number:016x}"))
 }
 
 /// How many connections are held: as many as asked for, if there is room.

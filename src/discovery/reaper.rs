@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Discovery;
 use super::hold::Verdict;
 use super::metrics::Reason;
+use super::renders::UNREAD;
 use crate::vital;
 
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd: each
@@ -29,6 +30,8 @@ fn run(discovery: &Discovery) {
             return;
         }
         held_until = pass(discovery);
+        // Here, for this thread wakes up anyway.
+        discovery.renders.let_go(UNREAD);
         // Passes that were missed in a pause are not made up for.
         while next_pass <= Instant::now() {
             next_pass += reap_every;

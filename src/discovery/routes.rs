@@ -1,15 +1,14 @@
 //! What discovery answers: method, path and body in, a reply out. No socket, no thread.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use serde::{Serialize, Serializer};
 
 use super::Discovery;
 use super::settings::Settings;
 use crate::exposition;
 use crate::http::{Handler, Method, Reply, Request};
-use crate::registry::{List, Refused};
+use crate::registry::Refused;
 use crate::wire::{self, Heartbeat, Instance, Registration};
 
 /// The paths discovery knows.
@@ -131,7 +130,7 @@ impl Discovery {
                 let status = "unregistered";
                 Ok(Reply::json(200, &wire::Unregistered { status }))
             }
-            Route::Peers => self.answer_peers(),
+            Route::Peers => self.answer_peers(request),
             Route::Health => Ok(self.answer_health()),
             Route::Ready => Ok(self.answer_ready()),
             Route::Metrics => {
@@ -211,24 +210,30 @@ impl Discovery {
             .map_err(|refused| refusal(refused, id))
     }
 
-    fn answer_peers(&self) -> Result<Reply, Reply> {
-        let rendering = self.renders.share(|body| {
-            let (list, now, settling) = self.list();
-            let peers = wire::Peers {
-                peers: Rows(&list),
-                count: list.len(),
-                my_host: &self.my_host,
-                revision: list.revision,
-                epoch: &self.epoch,
-                now: wire::timestamp(now),
-                settling: settling.is_some(),
-            };
-            serde_json::to_writer(body, &peers)
-        });
-        match rendering {
-            Ok(body) => Ok(Reply::shared_json(200, body)),
-            Err(shed) => Err(Reply::error(503, shed.to_string()).header("Retry-After", "1")),
+    fn answer_peers(&self, request: &Request) -> Result<Reply, Reply> {
+        let list = self
+            .renders
+            .read(self, request.prefers_gzip())
+            .map_err(|shed| Reply::error(503, shed.to_string()).header("Retry-After", "1"))?;
+        let (revision, tag) = (list.revision(), list.tag().to_owned());
+        let mut reply = if request.has_already(&tag) {
+            Reply::not_modified()
+        } else if list.is_packed() {
+            Reply::shared_json(200, Arc::new(list)).header("Content-Encoding", "gzip")
+        } else {
+            Reply::shared_json(200, Arc::new(list))
+        };
+        for (name, value) in [
+            ("ETag", tag),
+            ("X-Mesh-Revision", revision.to_string()),
+            ("X-Mesh-Epoch", self.epoch.clone()),
+        ] {
+            reply = reply.header(name, value);
         }
+        // Whoever keeps it is to ask each time whether it is still true.
+        Ok(reply
+            .header("Cache-Control", "no-cache")
+            .header("Vary", "Accept-Encoding"))
     }
 
     fn answer_health(&self) -> Reply {
@@ -261,25 +266,6 @@ impl Discovery {
             });
         }
         Reply::json(200, &serde_json::json!({"status": "ready"}))
-    }
-}
-
-/// Peers as they are listed, each made only when it is written.
-struct Rows<'a>(&'a List);
-
-impl Serialize for Rows<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.peers().map(|peer| wire::Listed {
-            cell_id: &peer.facts.cell_id,
-            ip: &peer.facts.ip,
-            port: peer.facts.port,
-            consciousness_level: peer.level,
-            services: &peer.facts.services,
-            branch: &peer.facts.branch,
-            kind: &peer.facts.kind,
-            hostname: &peer.facts.hostname,
-            last_seen: wire::timestamp(peer.last_seen),
-        }))
     }
 }
 

@@ -19,6 +19,9 @@ const READ: usize = 16 * 1024;
 /// By how much a time-out may be off. One that is costs nothing; to set it costs a system call.
 const SLACK: Duration = Duration::from_millis(20);
 
+/// How many pieces are given to the system at once: as many as it takes (IOV_MAX).
+const PIECES: usize = 1024;
+
 /// Why there is no further request.
 enum End {
     /// The client has gone, or is to be dropped without a word.
@@ -211,37 +214,29 @@ impl Connection<'_> {
         self.head.clear();
         tiny::render_head(reply, connection, &mut self.head)?;
         // From here on it may be the client that is waited for.
-        let mut now = self.seat.is(Doing::Sending);
-        let body: &[u8] = if without_body { &[] } else { &reply.body };
-        let mib = u32::try_from(body.len() >> 20).unwrap_or(u32::MAX);
+        let now = self.seat.is(Doing::Sending);
+        let (length, count) = match without_body {
+            true => (0, 0),
+            false => (reply.body.length(), usize::MAX),
+        };
+        let mib = u32::try_from(length >> 20).unwrap_or(u32::MAX);
         let deadline = now
             + self
                 .shared
                 .limits
                 .reply
                 .saturating_add(Duration::from_secs(1) * mib);
-        let mut slices = [IoSlice::new(&self.head), IoSlice::new(body)];
-        let mut rest = &mut slices[..];
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            let left = deadline.saturating_duration_since(now);
-            if left.is_zero() {
-                return Err(io::Error::new(
-                    ErrorKind::TimedOut,
-                    "the client does not read its reply",
-                ));
+        let body = reply.body.pieces().take(count);
+        let mut pieces = std::iter::once(&self.head[..]).chain(body);
+        let mut slices = Vec::with_capacity(2);
+        loop {
+            slices.extend(pieces.by_ref().take(PIECES).map(IoSlice::new));
+            if slices.is_empty() {
+                return Ok(());
             }
-            match self.socket.write(rest, left) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => IoSlice::advance_slices(&mut rest, count),
-                Err(e) if is_retry(&e) => {}
-                Err(e) => return Err(e),
-            }
-            if !rest.is_empty() {
-                now = Instant::now();
-            }
+            self.socket.write_all(&mut slices, deadline)?;
+            slices.clear();
         }
-        Ok(())
     }
 
     /// Closes after a reply that the client expects to be the last one.
@@ -272,6 +267,27 @@ struct Socket<'a> {
 }
 
 impl Socket<'_> {
+    /// Writes all there is, not beyond `deadline`.
+    fn write_all(&mut self, mut rest: &mut [IoSlice<'_>], deadline: Instant) -> io::Result<()> {
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the client does not read its reply",
+                ));
+            }
+            match self.write(rest, left) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
+                Err(e) if is_retry(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for bytes, not beyond `deadline`: `None` when it has come.
     fn read(&mut self, bytes: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
         loop {
@@ -317,7 +333,7 @@ pub(super) fn turn_away(stream: &TcpStream) {
         stream.set_nonblocking(true)?;
         // What has arrived and is not read makes the kernel throw the reply away.
         let _ = (&mut &*stream).read(&mut [0; READ]);
-        answer.extend_from_slice(&reply.body);
+        answer.extend_from_slice(&reply.body.whole());
         (&mut &*stream).write_all(&answer)
     });
     if let Err(e) = told {

@@ -49,6 +49,11 @@ pub(super) struct Head {
 
 /// The headers that are handed on, each at most once in a request.
 const HANDED_ON: [&str; 4] = ["Host", "Origin", "Content-Type", "Authorization"];
+/// The lists that are handed on, each as one however many lines it has. What cannot be read of them
+/// is left out: without them the answer is the whole list, as it is.
+const LISTS: [&str; 2] = ["Accept-Encoding", "If-None-Match"];
+/// The longest list that is handed on.
+const MAX_LIST: usize = 2048;
 
 /// Where the head ends in `bytes` (behind its empty line), if it has arrived whole. `scanned` says
 /// how far an earlier call has looked and is moved on.
@@ -170,6 +175,26 @@ impl<'b> Fields<'_, 'b> {
             .map(|field| field.value.trim_ascii())
     }
 
+    /// The comma-separated list `name`, its lines put together (RFC 9110, 5.3), if it is printable
+    /// and no longer than what is looked at.
+    fn list(&self, name: &str) -> Option<String> {
+        let mut list = String::new();
+        for value in self.all(name) {
+            let line = std::str::from_utf8(value).ok()?;
+            if !line.bytes().all(is_printable_or_tab) {
+                return None;
+            }
+            if !list.is_empty() {
+                list.push_str(", ");
+            }
+            list.push_str(&line.replace('\t', " "));
+            if list.len() > MAX_LIST {
+                return None;
+            }
+        }
+        (!list.is_empty()).then_some(list)
+    }
+
     /// Whether the comma-separated list `name` has `token`.
     fn has_token(&self, name: &str, token: &str) -> bool {
         self.all(name)
@@ -213,6 +238,10 @@ fn handed_on(all: &Fields<'_, '_>) -> Result<Vec<(&'static str, String)>, Refusa
             }
         }
     }
+    headers.extend(LISTS.into_iter().filter_map(|name| {
+        let list = all.list(name)?;
+        Some((name, list))
+    }));
     Ok(headers)
 }
 
@@ -402,6 +431,36 @@ mod tests {
         ] {
             assert_eq!(status(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn lists_are_handed_on_as_one_or_left_out() {
+        let list = |lines: &str| {
+            let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n");
+            let headers = parse(head.as_bytes()).expect("taken").headers;
+            let mut lists = headers.into_iter().filter(|(name, _)| *name != "Host");
+            let list = lists.next();
+            assert!(lists.next().is_none());
+            list
+        };
+        let tags = |tags: &str| Some(("If-None-Match", tags.to_owned()));
+        assert_eq!(
+            list("If-None-Match: \"a\",\tW/\"b\""),
+            tags("\"a\", W/\"b\"")
+        );
+        assert_eq!(
+            list("if-none-match: \"a\"\r\nIF-NONE-MATCH: \"b\""),
+            tags("\"a\", \"b\"")
+        );
+        assert_eq!(
+            list("Accept-Encoding: gzip;q=0.5\r\nAccept-Encoding:"),
+            Some(("Accept-Encoding", "gzip;q=0.5, ".to_owned()))
+        );
+        assert_eq!(list("Accept-Encoding:"), None);
+        assert_eq!(list("If-None-Match: \"\u{fc}\""), None);
+        let longest = "a".repeat(MAX_LIST);
+        assert_eq!(list(&format!("If-None-Match: {longest}")), tags(&longest));
+        assert_eq!(list(&format!("If-None-Match: {longest}a")), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! - `tiny` hands the admitted request to `tiny_http` and has it render the answer. It is the
 //!   only file that names that crate, which never sees a socket of the outside world: bare, it
 //!   trusts lengths, waits for ever and keeps what it reads.
+//! - `negotiate` is what a client says of the answer it would like, pure as well.
 //! - [`Handler`] is the role: it gets a [`Request`] and returns a [`Reply`].
 //!
 //! Beside it [`check()`], which asks a program of ours how it is, and [`Door`], by which a program
@@ -26,6 +27,7 @@ mod door;
 pub(crate) mod fuzzing;
 mod head;
 mod listener;
+mod negotiate;
 mod reply;
 mod request;
 mod server;
@@ -37,7 +39,7 @@ use std::time::Duration;
 pub use check::check;
 pub use door::Door;
 pub use listener::{BindError, Listener, Room};
-pub use reply::Reply;
+pub use reply::{Pieces, Reply};
 pub use request::{Method, Request};
 pub use server::Server;
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,6 +9,7 @@ use serde::Serialize;
 use crate::wire::Detail;
 
 const JSON: &str = "application/json";
+const NOT_MODIFIED: u16 = 304;
 
 /// One reply: status, headers, body.
 #[derive(Debug)]
@@ -24,23 +24,54 @@ pub struct Reply {
 pub(super) enum Body {
     Own(Vec<u8>),
     /// What several replies share, and who made them hears of when the last is gone.
-    Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Shared(Arc<dyn Pieces>),
 }
 
-impl Deref for Body {
-    type Target = [u8];
+/// Bytes that several replies send, in pieces one behind the other, so that what they have in common
+/// with other bytes need not be there twice.
+pub trait Pieces: Send + Sync {
+    /// How many pieces there are.
+    fn count(&self) -> usize;
 
-    fn deref(&self) -> &[u8] {
+    /// One of them.
+    fn piece(&self, number: usize) -> &[u8];
+
+    /// How long all are together.
+    fn length(&self) -> usize;
+}
+
+impl Body {
+    pub(super) fn length(&self) -> usize {
         match self {
-            Self::Own(bytes) => bytes,
-            Self::Shared(bytes) => (**bytes).as_ref(),
+            Self::Own(bytes) => bytes.len(),
+            Self::Shared(pieces) => pieces.length(),
+        }
+    }
+
+    /// Its pieces, in order.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let count = match self {
+            Self::Own(_) => 1,
+            Self::Shared(pieces) => pieces.count(),
+        };
+        (0..count).map(|number| match self {
+            Self::Own(bytes) => bytes.as_slice(),
+            Self::Shared(pieces) => pieces.piece(number),
+        })
+    }
+
+    /// All of it as one.
+    pub(super) fn whole(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Own(bytes) => Cow::Borrowed(bytes),
+            Self::Shared(_) => Cow::Owned(self.pieces().flatten().copied().collect()),
         }
     }
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", String::from_utf8_lossy(self))
+        write!(f, "{:?}", String::from_utf8_lossy(&self.whole()))
     }
 }
 
@@ -92,8 +123,15 @@ impl Reply {
     /// A reply whose body is JSON that other replies send, too. It is let go of when the last of
     /// them is sent.
     #[must_use]
-    pub fn shared_json(status: u16, body: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+    pub fn shared_json(status: u16, body: Arc<dyn Pieces>) -> Self {
         Self::with(status, JSON, Body::Shared(body))
+    }
+
+    /// The answer to who has already what is asked for. The headers have to be those of the answer it
+    /// stands for.
+    #[must_use]
+    pub fn not_modified() -> Self {
+        Self::with(NOT_MODIFIED, "", Body::Own(Vec::new()))
     }
 
     fn with(status: u16, content_type: &'static str, body: Body) -> Self {
@@ -110,6 +148,11 @@ impl Reply {
     pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Whether this is an answer that has a body.
+    pub(super) fn has_body(&self) -> bool {
+        self.status != NOT_MODIFIED
     }
 
     /// The status.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::negotiate;
 use super::reply::Reply;
 
 /// The methods the roles tell apart. HEAD arrives as `Get`; its body is left out on the way back.
@@ -30,6 +31,8 @@ pub struct Request {
     pub(super) origin: Option<String>,
     pub(super) content_type: Option<String>,
     pub(super) authorization: Option<String>,
+    pub(super) accept_encoding: Option<String>,
+    pub(super) if_none_match: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
@@ -101,6 +104,22 @@ impl Request {
             .then(|| token.trim_start_matches(' '))
     }
 
+    /// Whether the client would rather have the answer in gzip.
+    #[must_use]
+    pub fn prefers_gzip(&self) -> bool {
+        self.accept_encoding
+            .as_deref()
+            .is_some_and(negotiate::prefers_gzip)
+    }
+
+    /// Whether the client has what is tagged so, and is to be told just that.
+    #[must_use]
+    pub fn has_already(&self, tag: &str) -> bool {
+        self.if_none_match
+            .as_deref()
+            .is_some_and(|tags| negotiate::has_tag(tags, tag))
+    }
+
     /// Refuses what a page of another site makes a browser send: a request that changes state
     /// and carries an `Origin` other than the host it is addressed to.
     ///
@@ -143,6 +162,8 @@ mod tests {
             origin: None,
             content_type: None,
             authorization: None,
+            accept_encoding: None,
+            if_none_match: None,
             body: Vec::new(),
         }
     }

@@ -178,14 +178,17 @@ impl Pair {
             feed.extend_from_slice(part.as_bytes());
         }
         let [mut host, mut origin, mut content_type, mut authorization] = [const { None }; 4];
+        let [mut accept_encoding, mut if_none_match] = [const { None }; 2];
         for (name, value) in head.headers {
             let kept = match name {
                 "Host" => &mut host,
                 "Origin" => &mut origin,
                 "Content-Type" => &mut content_type,
+                "Accept-Encoding" => &mut accept_encoding,
+                "If-None-Match" => &mut if_none_match,
                 _ => &mut authorization,
             };
-            if name != "Host" {
+            if !matches!(name, "Host" | "Accept-Encoding" | "If-None-Match") {
                 for part in [name, ": ", &value, "\r\n"] {
                     feed.extend_from_slice(part.as_bytes());
                 }
@@ -232,6 +235,8 @@ impl Pair {
             origin,
             content_type,
             authorization,
+            accept_encoding,
+            if_none_match,
             body,
         })
     }
@@ -247,12 +252,12 @@ pub(super) fn render_head(reply: &Reply, connection: &str, out: &mut Vec<u8>) ->
             *latest = Start::render(reply, second)?;
         }
         out.extend_from_slice(&latest.bytes);
-        // The crate takes the last of these for its own business and leaves it out.
-        write!(
-            out,
-            "Content-Length: {}\r\nConnection: {connection}\r\n\r\n",
-            reply.body.len()
-        )
+        // Where there is no body it would be the length of one there is not (RFC 9110, 8.6).
+        if reply.has_body() {
+            write!(out, "Content-Length: {}\r\n", reply.body.length())?;
+        }
+        // The crate takes this header for its own business and leaves it out.
+        write!(out, "Connection: {connection}\r\n\r\n")
     })
 }
 
@@ -285,7 +290,9 @@ impl Start {
         let header = |name: &str, value: &str| Header::from_str(name, value).map_err(invalid);
         let mut headers = Headers::with_capacity(reply.headers.len() + 2);
         headers.push(header("Server", SERVER)?);
-        headers.push(header("Content-Type", reply.content_type)?);
+        if reply.has_body() {
+            headers.push(header("Content-Type", reply.content_type)?);
+        }
         for (name, value) in &reply.headers {
             headers.push(header(name, value)?);
         }
@@ -364,6 +371,20 @@ mod tests {
         assert!(head.contains("\r\nServer: aios-mesh/"), "{head}");
         assert_eq!(head.matches("\r\nServer: ").count(), 1, "{head}");
         assert!(head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+        assert_eq!(head.matches("\r\n\r\n").count(), 1);
+    }
+
+    #[test]
+    fn what_has_no_body_has_neither_its_length_nor_its_type() {
+        let reply = Reply::not_modified().header("ETag", "\"a\"");
+        let mut head = Vec::new();
+        render_head(&reply, "keep-alive", &mut head).expect("rendered");
+        let head = String::from_utf8(head).expect("text");
+        assert!(head.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{head}");
+        assert!(head.contains("\r\nETag: \"a\"\r\n"), "{head}");
+        assert!(!head.contains("\r\nContent-"), "{head}");
+        let end = "\r\nConnection: keep-alive\r\n\r\n";
+        assert!(head.ends_with(end), "{head}");
         assert_eq!(head.matches("\r\n\r\n").count(), 1);
     }
 }

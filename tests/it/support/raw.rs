@@ -135,11 +135,16 @@ impl Connection {
             .expect("a length")
             .parse()
             .expect("a number");
+        answer.body = self.body(length);
+        Some(answer)
+    }
+
+    /// A body of this length, behind a head that has been read.
+    pub fn body(&mut self, length: usize) -> Vec<u8> {
         while self.arrived.len() < length {
             assert!(self.read(), "the connection ended within a body");
         }
-        answer.body = self.arrived.drain(..length).collect();
-        Some(answer)
+        self.arrived.drain(..length).collect()
     }
 
     /// The next answer, where it has no body: to HEAD, or 100 Continue.

@@ -6,6 +6,7 @@ mod cells;
 mod fencing;
 mod input;
 mod protocol;
+mod reading;
 
 use std::collections::BTreeMap;
 
