@@ -1,0 +1,83 @@
+//! What a start takes, and what is used when nothing happens.
+
+use std::thread;
+use std::time::Instant;
+
+use crate::child::{Child, free_port};
+use crate::client::Connection;
+use crate::report::{Figure, Report, Unit, with_commas};
+use crate::{Result, Scale, discovery, folder, requests};
+
+/// How long discovery takes to be back with everybody from its state file.
+pub fn start(scale: &Scale, report: &mut Report) -> Result<()> {
+    let peers = scale.kept;
+    let folder = folder()?;
+    let file = folder.path().join("state");
+    let path = file.to_string_lossy();
+    let flags = [&discovery::FOR_EVER[..], &["--state-file", &path]].concat();
+    let first = discovery::empty(&flags)?;
+    discovery::register(first.address, 0..peers)?;
+    first.stop()?;
+    let (mut served, mut listed) = (Vec::new(), Vec::new());
+    for _ in 0..scale.rounds {
+        let begins = Instant::now();
+        let discovery = discovery::empty(&flags)?;
+        let mut connection = Connection::to(discovery.address)?;
+        let found = discovery::count(&mut connection, peers - 1)?;
+        served.push(begins.elapsed().as_secs_f64());
+        let length = connection.ask(&requests::peers())?.body.len();
+        listed.push(begins.elapsed().as_secs_f64());
+        if found != peers || length < 100 * peers {
+            return Err(format!("{found} of {peers} peers are back").into());
+        }
+        discovery.stop()?;
+    }
+    let mut section = report.of("start");
+    let name = |what: &str| format!("{what} {} peers", with_commas(peers));
+    let beats = name("until heartbeats are answered, with");
+    section.add(Figure::of(beats, Unit::Seconds, &served).main());
+    let list = name("until the list is read, of");
+    section.add(Figure::of(list, Unit::Seconds, &listed));
+    Ok(())
+}
+
+/// What a discovery and a cell use when nothing happens but that the cell beats.
+pub fn idle(scale: &Scale, report: &mut Report) -> Result<()> {
+    let alone = discovery::empty(&[])?;
+    let beaten = discovery::empty(&[])?;
+    let port = free_port()?;
+    let arguments = [
+        "--id",
+        "idle",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port.to_string(),
+        "--discovery",
+        &format!("http://{}", beaten.address),
+    ];
+    let cell = env!("CARGO_BIN_EXE_aios-cell");
+    let cell = Child::start(cell, &arguments.map(str::to_owned), port)?;
+    // The threads that served the start have ended after this.
+    thread::park_timeout(scale.idle_for / 5);
+
+    let programs = [
+        ("discovery", &alone),
+        ("discovery of a cell", &beaten),
+        ("cell", &cell),
+    ];
+    let sleeps = || -> Result<Vec<f64>> { programs.iter().map(|(_, it)| it.sleeps()).collect() };
+    let before = sleeps()?;
+    thread::park_timeout(scale.idle_for);
+    let after = sleeps()?;
+    let mut section = report.of("idle");
+    for (((name, program), before), after) in programs.iter().zip(before).zip(after) {
+        let name = |what: &str| format!("{name}, {what}");
+        let memory = |what, bytes| Figure::once(name(what), Unit::Bytes, bytes);
+        section.add(memory("memory", program.resident()?).main());
+        section.add(memory("peak memory", program.peak()?));
+        let a_second = (after - before).max(0.0) / scale.idle_for.as_secs_f64();
+        section.add(Figure::once(name("wakes"), Unit::PerSecond, a_second).main());
+    }
+    Ok(())
+}
