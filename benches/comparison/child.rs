@@ -5,12 +5,11 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-use crate::Result;
+use crate::{Result, pause};
 
 /// By this argument this program becomes another one, which ends when its parent does.
 pub const TETHERED: &str = "tethered";
@@ -60,7 +59,7 @@ impl Child {
             if started.elapsed() > PATIENCE {
                 return Err(format!("{program} does not listen").into());
             }
-            thread::park_timeout(Duration::from_millis(1));
+            pause(Duration::from_millis(1));
         }
         Ok(child)
     }
@@ -74,7 +73,7 @@ impl Child {
             if asked.elapsed() > PATIENCE {
                 return Err("a server does not end".into());
             }
-            thread::park_timeout(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
         Ok(())
     }
@@ -108,6 +107,17 @@ impl Child {
     /// How many bytes it had written to a disk.
     pub fn written(&self) -> Result<f64> {
         number(&self.read("io")?, "write_bytes:")
+    }
+
+    /// Waits until it writes no more; what discovery has not written within a second is late.
+    pub fn has_written(&self) -> Result<()> {
+        loop {
+            let before = self.written()?;
+            pause(Duration::from_secs(2));
+            if self.written()? <= before {
+                return Ok(());
+            }
+        }
     }
 
     /// How often one of its threads has gone to sleep by itself.

@@ -1,14 +1,13 @@
 //! Many who come at once, and many who are gone at once.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::Connection;
 use crate::open_loop::OpenLoop;
 use crate::report::{Figure, Report, Unit, with_commas};
 use crate::wrk::Load;
-use crate::{Result, Scale, discovery, folder, readers, requests, sleep_until};
+use crate::{Result, Scale, discovery, folder, pause, readers, requests, sleep_until};
 
 /// How many beat on while the others are reaped.
 const BEATING: usize = 1000;
@@ -51,12 +50,12 @@ pub fn reaping(scale: &Scale, report: &mut Report) -> Result<()> {
         if started.elapsed() > 3 * scale.reaped_after {
             return Err(format!("{left} peers are left after the pass").into());
         }
-        thread::park_timeout(Duration::from_millis(1));
+        pause(Duration::from_millis(1));
     };
     let lasted = pass.elapsed() + BEFORE;
     let waits = beats.end()?;
     let beats = OpenLoop::start(discovery.address, readers::BEATS, beat)?;
-    sleep_until(Instant::now() + lasted);
+    pause(lasted);
     let quiet = beats.end()?;
 
     let mut section = report.of("reaping");
@@ -86,30 +85,22 @@ pub fn registers(scale: &Scale, report: &mut Report) -> Result<()> {
     let registers = OpenLoop::start(discovery.address, scale.registers, requests::register)?;
     let lists = load.run(discovery.address)?;
     let waits = registers.end()?;
-    // What came last is written within a second.
-    thread::park_timeout(Duration::from_secs(3));
+    discovery.has_written()?;
     let changes = waits.count() as f64;
     let written = (discovery.written()? - before) / changes;
     let kept = fs::metadata(&file)?.len() as f64 / changes;
 
     let mut section = report.of("registers");
-    let mut add = |figure| section.add(figure);
-    let asked_for = f64::from(scale.registers);
-    add(Figure::once("asked for", Unit::PerSecond, asked_for).main());
-    add(Figure::once("answered", Unit::PerSecond, waits.rate).main());
-    add(Figure::once(
-        "p99 of the wait",
-        Unit::Milliseconds,
-        waits.quantile(0.99),
-    ));
-    add(Figure::once("longest wait", Unit::Milliseconds, waits.longest()).main());
-    add(Figure::once(
-        "lists read meanwhile",
-        Unit::PerSecond,
-        lists.rate(),
-    ));
-    add(Figure::once("written for each", Unit::Bytes, written));
-    add(Figure::once("kept of each", Unit::Bytes, kept));
-    add(Figure::once("written / kept", Unit::Ratio, written / kept).main());
+    let rate = |name: &str, value| Figure::once(name, Unit::PerSecond, value);
+    let millis = |name: &str, value| Figure::once(name, Unit::Milliseconds, value);
+    let bytes = |name: &str, value| Figure::once(name, Unit::Bytes, value);
+    section.add(rate("asked for", scale.registers.into()).main());
+    section.add(rate("answered", waits.rate).main());
+    section.add(millis("p99 of the wait", waits.quantile(0.99)));
+    section.add(millis("longest wait", waits.longest()).main());
+    section.add(rate("lists read meanwhile", lists.rate()));
+    section.add(bytes("written for each", written));
+    section.add(bytes("kept of each", kept));
+    section.add(Figure::once("written / kept", Unit::Ratio, written / kept).main());
     Ok(())
 }

@@ -21,7 +21,7 @@ pub const SERVE: &str = "serve";
 /// How many connections may wait to be accepted; discovery has as many.
 const BACKLOG: i32 = 1024;
 /// How many threads of the bare loop wait for a connection at most.
-const IDLE: usize = 16;
+const IDLE: usize = 64;
 /// How many threads take requests from the crate's own queue.
 const WORKERS: usize = 4;
 
@@ -185,8 +185,11 @@ impl Bare {
                     }
                 }
             }
-            if self.idle.fetch_add(1, Ordering::SeqCst) >= IDLE {
-                self.idle.fetch_sub(1, Ordering::SeqCst);
+            let stays = |idle| (idle < IDLE).then_some(idle + 1);
+            let waits = self
+                .idle
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, stays);
+            if waits.is_err() {
                 return;
             }
         }

@@ -38,7 +38,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 /// Measures discovery beside other servers, and beside itself at other sizes. Needs wrk and nginx.
 #[derive(Parser)]
-#[command(name = "benches/compare")]
+#[command(name = "benches/compare", bin_name = "benches/compare")]
 struct Arguments {
     /// What to measure [default: all].
     #[arg(value_enum)]
@@ -179,7 +179,8 @@ fn start() -> Result<()> {
 
 fn measure(arguments: &Arguments) -> Result<()> {
     if !arguments.bench {
-        // `cargo test` has come by.
+        // `cargo test --benches` has come by.
+        eprintln!("nothing is measured but by benches/compare");
         return Ok(());
     }
     let scale = Scale::of(arguments);
@@ -219,6 +220,11 @@ fn measure(arguments: &Arguments) -> Result<()> {
 /// A folder on the disk the project is on: in memory nothing is written.
 fn folder() -> Result<TempDir> {
     Ok(TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?)
+}
+
+/// Lets time pass.
+fn pause(how_long: Duration) {
+    sleep_until(Instant::now() + how_long);
 }
 
 /// Waits until that moment has come.

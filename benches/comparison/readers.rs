@@ -7,7 +7,7 @@ use crate::fixed::{self, Kind};
 use crate::open_loop::{OpenLoop, Waits};
 use crate::report::{Figure, Report, Unit};
 use crate::wrk::Load;
-use crate::{Result, Scale, discovery, requests};
+use crate::{Result, Scale, discovery, pause, requests};
 
 /// How many heartbeats a second arrive meanwhile: of 10,000 cells at the usual interval.
 pub const BEATS: u32 = 2000;
@@ -78,7 +78,7 @@ pub fn latency(scale: &Scale, report: &mut Report) -> Result<()> {
     let pair = Pair::start(scale)?;
     let alone = |server: &Child| -> Result<Waits> {
         let beats = beats(server, scale.peers)?;
-        std::thread::park_timeout(scale.lasts);
+        pause(scale.lasts);
         beats.end()
     };
     let among = |server: &Child| -> Result<Waits> {
@@ -97,11 +97,7 @@ pub fn latency(scale: &Scale, report: &mut Report) -> Result<()> {
     for (name, [alone, among]) in ["discovery", "bare"].iter().zip(&waits) {
         let name = |what: &str| format!("{name}, p99 {what}");
         section.add(Figure::of(name("alone"), Unit::Milliseconds, alone).main());
-        section.add(Figure::of(
-            name("with 8 readers"),
-            Unit::Milliseconds,
-            among,
-        ));
+        section.add(Figure::of(name("with 8 readers"), Unit::Milliseconds, among).main());
         section.add(Figure::ratio(name("with / alone"), among, alone).main());
     }
     Ok(())

@@ -1,12 +1,11 @@
 //! What a start takes, and what is used when nothing happens.
 
-use std::thread;
 use std::time::Instant;
 
 use crate::child::{Child, free_port};
 use crate::client::Connection;
 use crate::report::{Figure, Report, Unit, with_commas};
-use crate::{Result, Scale, discovery, folder, requests};
+use crate::{Result, Scale, discovery, folder, pause, requests};
 
 /// How long discovery takes to be back with everybody from its state file.
 pub fn start(scale: &Scale, report: &mut Report) -> Result<()> {
@@ -17,6 +16,7 @@ pub fn start(scale: &Scale, report: &mut Report) -> Result<()> {
     let flags = [&discovery::FOR_EVER[..], &["--state-file", &path]].concat();
     let first = discovery::empty(&flags)?;
     discovery::register(first.address, 0..peers)?;
+    first.has_written()?;
     first.stop()?;
     let (mut served, mut listed) = (Vec::new(), Vec::new());
     for _ in 0..scale.rounds {
@@ -59,7 +59,7 @@ pub fn idle(scale: &Scale, report: &mut Report) -> Result<()> {
     let cell = env!("CARGO_BIN_EXE_aios-cell");
     let cell = Child::start(cell, &arguments.map(str::to_owned), port)?;
     // The threads that served the start have ended after this.
-    thread::park_timeout(scale.idle_for / 5);
+    pause(scale.idle_for / 5);
 
     let programs = [
         ("discovery", &alone),
@@ -68,7 +68,7 @@ pub fn idle(scale: &Scale, report: &mut Report) -> Result<()> {
     ];
     let sleeps = || -> Result<Vec<f64>> { programs.iter().map(|(_, it)| it.sleeps()).collect() };
     let before = sleeps()?;
-    thread::park_timeout(scale.idle_for);
+    pause(scale.idle_for);
     let after = sleeps()?;
     let mut section = report.of("idle");
     for (((name, program), before), after) in programs.iter().zip(before).zip(after) {

@@ -56,10 +56,7 @@ pub fn sizes(scale: &Scale, report: &mut Report) -> Result<Vec<Point>> {
         sizes.rotate_left(1);
     }
     sizes.sort_by_key(|size| size.peers);
-    let points: Vec<Point> = sizes
-        .iter_mut()
-        .map(|size| size.tell(&mut section))
-        .collect();
+    let points = sizes.iter().map(|size| size.tell(&mut section)).collect();
     if let [smallest, .., largest] = sizes.as_slice() {
         let [large, small] = [largest, smallest].map(|size| with_commas(size.peers));
         let ratio = format!("beats at {large} peers / at {small}");
@@ -74,12 +71,12 @@ fn memory(discovery: &Child, empty: f64, peers: usize, section: &mut Section) ->
     let mut connection = Connection::to(discovery.address)?;
     connection.ask(&requests::peers())?;
     let read = discovery.resident()?;
-    let mut each = |when: &str, bytes: f64| {
-        let name = format!("memory of each of {} peers, {when}", with_commas(peers));
+    let mut each = |what: &str, bytes: f64| {
+        let name = format!("memory a peer, {} {what}", with_commas(peers));
         section.add(Figure::once(name, Unit::Bytes, bytes / peers as f64).main());
     };
     each("registered", registered - empty);
-    each("and for their list", read - registered);
+    each("listed once, more", read - registered);
     Ok(())
 }
 

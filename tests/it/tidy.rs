@@ -166,7 +166,7 @@ fn the_binaries_are_thin() {
 #[test]
 fn every_module_says_what_it_is() {
     let mut found = Vec::new();
-    for folder in ["src", "bin", "tests/it", "tests/sim"] {
+    for folder in ["src", "bin", "tests/it", "tests/sim", "benches"] {
         files(&root().join(folder), &mut found);
     }
     for path in found {
