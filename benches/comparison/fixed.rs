@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use aios_mesh::http::{Handler, Limits, Listener, Reply, Request, Server};
+use aios_mesh::http::{Handler, Limits, Listener, Pieces, Reply, Request, Server};
 use socket2::{Domain, Socket, Type};
 
 use crate::Result;
@@ -216,7 +216,24 @@ fn recv(address: SocketAddr, ready: Ready) -> Result<Infallible> {
 /// Answers as discovery does, and knows nothing.
 struct Fixed {
     beat: Vec<u8>,
-    list: Arc<Vec<u8>>,
+    list: Arc<Whole>,
+}
+
+/// A list that is ready.
+struct Whole(Vec<u8>);
+
+impl Pieces for Whole {
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn piece(&self, _: usize) -> &[u8] {
+        &self.0
+    }
+
+    fn length(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Handler for Fixed {
@@ -240,7 +257,7 @@ fn door(address: SocketAddr, kept: &str, list: usize) -> Result<Infallible> {
         Listener::bind(&address.ip().to_string(), address.port()).map_err(|e| e.to_string())?;
     let fixed = Fixed {
         beat: beat.into(),
-        list: Arc::new(vec![b' '; list]),
+        list: Arc::new(Whole(vec![b' '; list])),
     };
     let limits = Limits::new(BACKLOG as usize, Duration::from_secs(30));
     let _server = Server::start(listener, limits, Arc::new(fixed))?;
