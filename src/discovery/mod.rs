@@ -264,20 +264,22 @@ impl Discovery {
         }
     }
 
-    /// Takes out at most `at_most` peers that are stale.
-    fn reap(&self, at_most: usize) -> Vec<Departure> {
-        let (departures, wakes) = self.with_map_in_turn(|map, now| {
+    /// Takes out at most `at_most` peers that are stale. Returns whether the state file cannot keep
+    /// up with it, too.
+    fn reap(&self, at_most: usize) -> (Vec<Departure>, bool) {
+        let (departures, wakes, is_crowded) = self.with_map_in_turn(|map, now| {
             let departures = map.registry.reap(now.lease, at_most);
             let mut wakes = false;
             for departure in &departures {
                 wakes |= map.has_changed(&departure.facts.cell_id, None);
             }
-            (departures, wakes)
+            let is_crowded = map.changes.as_ref().is_some_and(Changes::is_crowded);
+            (departures, wakes, is_crowded)
         });
         if wakes {
             self.state.wake();
         }
-        departures
+        (departures, is_crowded)
     }
 
     /// Whether anything would be lost if the lease clock ran on while nobody is let in.

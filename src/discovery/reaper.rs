@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Discovery;
 use super::hold::Verdict;
@@ -14,6 +14,10 @@ use crate::vital;
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd: each
 /// may be on another page of a list that somebody has.
 const AT_ONCE: usize = 32;
+/// For how long a pass waits at a time for the state file to keep up, and how often: a crowd leaves
+/// faster than a disk takes it, but a disk that hangs keeps nobody in the list.
+const BREATH: Duration = Duration::from_millis(10);
+const BREATHS: u32 = 100;
 
 /// Starts the thread; it ends when its latch is set.
 pub(super) fn start(discovery: Arc<Discovery>) -> io::Result<JoinHandle<()>> {
@@ -58,8 +62,9 @@ fn pass(discovery: &Discovery) -> Option<Instant> {
         }
         return Some(Instant::now() + left);
     }
+    let mut breaths = 0;
     loop {
-        let departures = discovery.reap(AT_ONCE);
+        let (departures, is_crowded) = discovery.reap(AT_ONCE);
         for departure in &departures {
             discovery.metrics.departure(Reason::Reaped);
             log::info!(
@@ -70,6 +75,12 @@ fn pass(discovery: &Discovery) -> Option<Instant> {
         }
         if departures.len() < AT_ONCE {
             return None;
+        }
+        if is_crowded && breaths < BREATHS {
+            breaths += 1;
+            if discovery.reaper.wait_for(BREATH) {
+                return None;
+            }
         }
     }
 }

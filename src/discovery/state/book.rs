@@ -36,6 +36,12 @@ impl Changes {
         }
         before == 0 || before == MANY
     }
+
+    /// Whether there are so many that whoever makes them had better wait for whoever writes them.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.entries.len() > MOST_CHANGES / 2
+    }
 }
 
 /// Who said goodbye within the last minute, oldest first: it is not in the map, and has to be
@@ -215,6 +221,7 @@ mod tests {
         let woken = all.filter(|n| changes.push(Entry::Revision(*n)));
         let many = u64::try_from(MANY).expect("small");
         assert_eq!(woken.collect::<Vec<u64>>(), [0, many]);
+        assert!(changes.is_crowded() && !Changes::default().is_crowded());
         assert_eq!(changes.entries.len(), MOST_CHANGES);
         assert!(changes.too_many);
     }
