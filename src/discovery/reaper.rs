@@ -14,6 +14,9 @@ use crate::vital;
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd: each
 /// may be on another page of a list that somebody has.
 const AT_ONCE: usize = 32;
+/// After so many at a time a pass rests for a moment: beats need the processor, too.
+const IN_A_ROW: u32 = 16;
+const REST: Duration = Duration::from_millis(1);
 /// For how long a pass waits at a time for the state file to keep up, and how often: a crowd leaves
 /// faster than a disk takes it, but a disk that hangs keeps nobody in the list.
 const BREATH: Duration = Duration::from_millis(10);
@@ -63,7 +66,7 @@ fn pass(discovery: &Discovery) -> Option<Instant> {
         return Some(Instant::now() + left);
     }
     let mut breaths = 0;
-    loop {
+    for times in 1u32.. {
         let (departures, is_crowded) = discovery.reap(AT_ONCE);
         for departure in &departures {
             discovery.metrics.departure(Reason::Reaped);
@@ -76,11 +79,15 @@ fn pass(discovery: &Discovery) -> Option<Instant> {
         if departures.len() < AT_ONCE {
             return None;
         }
-        if is_crowded && breaths < BREATHS {
+        let is_stopped = if is_crowded && breaths < BREATHS {
             breaths += 1;
-            if discovery.reaper.wait_for(BREATH) {
-                return None;
-            }
+            discovery.reaper.wait_for(BREATH)
+        } else {
+            times.is_multiple_of(IN_A_ROW) && discovery.reaper.wait_for(REST)
+        };
+        if is_stopped {
+            break;
         }
     }
+    None
 }
