@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use crate::beats::Beats;
@@ -70,8 +71,9 @@ pub struct Limits {
     pub max_peers: usize,
 }
 
-/// What is shown of a peer and changes only by a registration. There may be a million of them, and
-/// short texts take no room of their own.
+/// What is shown of a peer and changes only by a registration. There may be a million of them, so a
+/// few short texts take no room of their own; nor are there small pieces of memory then, which libc
+/// puts together, when thousands have been given back, while somebody waits for a large one.
 #[derive(Debug, PartialEq)]
 pub struct Facts {
     /// The cell's unique name.
@@ -81,7 +83,7 @@ pub struct Facts {
     /// Its port.
     pub port: u16,
     /// What it offers.
-    pub services: Box<[SmolStr]>,
+    pub services: SmallVec<[SmolStr; 2]>,
     /// Its branch.
     pub branch: SmolStr,
     /// Its kind.

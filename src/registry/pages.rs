@@ -64,13 +64,28 @@ pub struct ListedPeer<'a> {
 }
 
 /// Some peers that stand next to each other in the list.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Page {
     version: u64,
     members: Vec<Member>,
     beats: Arc<Beats>,
     /// How many places in `beats` are taken, or were.
     used: usize,
+}
+
+impl Clone for Page {
+    /// With room for all it may have. Thousands of copies may be made, and then be dropped with a
+    /// list: where all are of one size none is long to be found a place for.
+    fn clone(&self) -> Self {
+        let mut members = Vec::with_capacity(ROOM);
+        members.extend_from_slice(&self.members);
+        Self {
+            version: self.version,
+            members,
+            beats: Arc::clone(&self.beats),
+            used: self.used,
+        }
+    }
 }
 
 impl Page {
@@ -171,7 +186,7 @@ impl Pages {
             _ => {
                 let page = Arc::new(Page {
                     version: 0,
-                    members: Vec::new(),
+                    members: Vec::with_capacity(ROOM),
                     beats: Arc::new(Beats::new(place)),
                     used: 0,
                 });
@@ -185,9 +200,6 @@ impl Pages {
         let page = self.page(last);
         let at = u8::try_from(page.used).unwrap_or(u8::MAX);
         page.used += 1;
-        if page.members.capacity() == page.members.len() {
-            page.members.reserve_exact(ROOM - page.members.len());
-        }
         page.members.push(Member {
             facts,
             place,
@@ -254,8 +266,7 @@ impl Pages {
         let pages = &self.row[range.clone()];
         let number = pages[0].number;
         let beats = Arc::new(Beats::new(number));
-        let len = pages.iter().map(|leaf| leaf.page.len()).sum();
-        let mut members = Vec::with_capacity(len);
+        let mut members = Vec::with_capacity(ROOM);
         for leaf in pages {
             for member in &leaf.page.members {
                 let at = u8::try_from(members.len()).unwrap_or(u8::MAX);
@@ -362,7 +373,7 @@ mod tests {
             cell_id: CellId::new(&n.to_string()).expect("valid"),
             ip: "h".into(),
             port: 1,
-            services: Box::default(),
+            services: Default::default(),
             branch: "".into(),
             kind: "".into(),
             hostname: "".into(),
