@@ -1,5 +1,6 @@
--- Has wrk send one of the requests beside this, in the name of peers taken at random, and say at the
--- end what came of it. Arguments: the request's file, how many peers there are, and whether the
+-- Has wrk send one of the requests beside this, in the name of peers taken at random and with a level
+-- that is another each time (so that wrk has the same to do however few peers there are), and say at
+-- the end what came of it. Arguments: the request's file, how many peers there are, and whether the
 -- connection is to be `kept` or to be closed after each.
 
 local threads = 0
@@ -8,7 +9,7 @@ function setup(thread)
   thread:set("seed", threads)
 end
 
-local before, after, peers
+local before, between, after, peers
 function init(arguments)
   local file = assert(io.open(arguments[1], "r"))
   local text = file:read("*a")
@@ -18,7 +19,7 @@ function init(arguments)
     head = head:gsub("keep%-alive", "close")
   end
   local whole = head:gsub("\n", "\r\n") .. body
-  before, after = whole:match("^(.-cell%-)%d+(.*)$")
+  before, between, after = whole:match("^(.-cell%-)%d+(.-level\": 0%.)%d+(.*)$")
   before = before or whole
   peers = tonumber(arguments[2])
   math.randomseed(seed)
@@ -28,7 +29,8 @@ function request()
   if not after then
     return before
   end
-  return string.format("%s%06d%s", before, math.random(0, peers - 1), after)
+  local id, level = math.random(0, peers - 1), math.random(100000, 999999)
+  return string.format("%s%06d%s%06d%s", before, id, between, level, after)
 end
 
 function done(summary, latency)

@@ -17,6 +17,7 @@ mod turns;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crc32fast::Hasher;
@@ -248,6 +249,8 @@ impl Renders {
             let rows = rows.map(|row| (&**row.facts, row.level, row.last_seen));
             rows::write(&mut bytes, rows).map_err(|e| Shed::failed(&e))?;
             ranges.push((page.version(), start..bytes.len()));
+            // Whoever waits for a processor has less to do.
+            thread::yield_now();
         }
         let start = bytes.len();
         // Taken last: nobody was seen later than this.
