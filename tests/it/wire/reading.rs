@@ -145,7 +145,7 @@ fn a_tag_names_one_rendering_in_one_coding() {
             for method in ["GET", "HEAD"] {
                 // A rendering lasts for a moment; some are caught in it.
                 let mut caught = 0;
-                wait_for("each has been told so", SOON, || {
+                wait_for("each has been told so", 6 * SOON, || {
                     let whole = send(&mut connection, method, &[&accepts]);
                     check(&whole, revision, &epoch);
                     assert_eq!(whole.status, 200);
