@@ -18,7 +18,7 @@ pub(super) struct Metrics {
     pub(super) holds: IntCounter,
     held: prometheus::IntGauge,
     /// Lists that were rendered.
-    pub(super) renderings: prometheus::IntCounter,
+    pub(super) renderings: IntCounter,
     door_unanswered: prometheus::IntGauge,
     /// Renewals of the accept loop.
     pub(super) door_renewals: IntCounter,
@@ -124,7 +124,7 @@ impl Metrics {
             )?,
             renderings: exposition::register(
                 &registry,
-                prometheus::IntCounter::new(
+                IntCounter::new(
                     "aios_discovery_renderings_total",
                     "Lists rendered, each for all who read at about the same time.",
                 ),

@@ -14,7 +14,7 @@ const LEAST: usize = 1024;
 /// What has arrived and is not used yet: at most one head, one body and one read.
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
-    /// It is read into as it is, so that no byte is written before it arrives.
+    /// It is read into as it is: nothing is cleared before a read.
     buffer: Vec<u8>,
     /// Where what is not used yet begins and ends in it.
     begin: usize,

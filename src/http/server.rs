@@ -530,6 +530,20 @@ mod tests {
     }
 
     #[test]
+    fn who_came_before_the_server_started_is_not_waited_for_any_longer() {
+        const IDLE: Duration = Duration::from_millis(300);
+        let listener = Listener::bind("127.0.0.1", 0).expect("a free port");
+        let early = TcpStream::connect(listener.address()).expect("it listens");
+        let server = Server::start(listener, Limits::new(4, IDLE), Arc::new(Odd)).expect("started");
+        let late = TcpStream::connect(server.address()).expect("it listens");
+        for silent in [early, late] {
+            silent.set_read_timeout(Some(SIX)).expect("set");
+            assert_eq!((&silent).read(&mut [0]).expect("closed"), 0);
+        }
+        server.stop(Duration::from_secs(1));
+    }
+
+    #[test]
     fn a_client_that_does_not_read_its_reply_is_dropped_in_time() {
         let mut limits = Limits::new(4, Duration::from_secs(60));
         limits.reply = Duration::ZERO;

@@ -241,6 +241,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::mpsc;
     use std::thread::ThreadId;
 
@@ -283,6 +284,37 @@ mod tests {
             all_done.recv().expect("it runs");
             thread::park_timeout(KEPT / 40);
         }
+    }
+
+    #[test]
+    fn a_crowd_that_comes_at_once_is_served_at_once() {
+        const CROWD: usize = 20;
+        let workers = Workers::new(Duration::from_secs(10), |_| {});
+        let (say, said) = mpsc::channel();
+        // The second time by threads that wait, of which each calls the next.
+        let threads: Vec<HashSet<ThreadId>> = [(); 2]
+            .iter()
+            .map(|()| {
+                let gate = Arc::new(std::sync::Barrier::new(CROWD));
+                for _ in 0..CROWD {
+                    let (gate, say) = (Arc::clone(&gate), say.clone());
+                    let job = move || {
+                        gate.wait();
+                        say.send(thread::current().id()).expect("it is waited for");
+                    };
+                    workers.run(job, Turn::Last).expect("threads can be had");
+                }
+                let soon = Duration::from_secs(10);
+                let threads = (0..CROWD)
+                    .map(|_| said.recv_timeout(soon).expect("none waits for another"))
+                    .collect();
+                while workers.shared.lock().idle.len() < CROWD {
+                    thread::park_timeout(Duration::from_millis(1));
+                }
+                threads
+            })
+            .collect();
+        assert_eq!(threads[0], threads[1]);
     }
 
     #[test]

@@ -518,9 +518,9 @@ impl Registry {
         }
     }
 
-    /// Puts back what was kept into an empty map: every peer with a fresh lease, as if it had beaten
-    /// just now, more of them than are taken if need be, in the order of their places; and the runs that may not come back, those
-    /// who left within the last minute. `revision` is one above which none was given out.
+    /// Puts back what was kept into an empty map, in the order of their places: every peer with a fresh
+    /// lease, as if it had beaten just now, more of them than are taken if need be; and the runs that
+    /// may not come back, those who left within the last minute. `revision` is one above which none was given out.
     pub fn restore(&mut self, peers: Vec<Kept>, left: &[Left], revision: u64, now: Now) {
         for kept in peers {
             let lease = kept.own_lease.unwrap_or(self.limits.stale_after);

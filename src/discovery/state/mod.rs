@@ -5,8 +5,8 @@
 //! moment later and without the lock. Heartbeats write nothing. Revisions are reserved ahead, so that
 //! one that was given out and not written is not given out again.
 //!
-//! `journal` is the format (`roll` the peers it names), `book` what is written in it and `former` what is made of that at a
-//! start, all pure; `file` is where it is written, `keeper` the thread that does.
+//! `journal` is the format (`roll` the peers it names), `book` what is written in it and `former` what
+//! is made of that at a start, all pure; `file` is where it is written, `keeper` the thread that does.
 
 pub mod book;
 mod file;

@@ -49,6 +49,17 @@ fn a_killed_cell_is_gone_15_to_20_seconds_after_its_last_beat() {
 }
 
 #[test]
+fn the_first_lease_after_a_quiet_while_runs_out_in_time() {
+    let discovery = discovery(&["--stale-after", "1s", "--reap-every", "100ms"]);
+    // Long enough for it to be settled, and to leave its clock alone.
+    crate::support::pause(2 * SECOND);
+    register(&discovery, "a");
+    assert_eq!(ids(&discovery), ["a"]);
+    let took = wait_for("it is gone", SOON, || ids(&discovery).is_empty());
+    assert!(took > SECOND / 2, "{took:?}");
+}
+
+#[test]
 fn a_discovery_that_was_stopped_gives_everybody_the_time_back() {
     let flags = ["--stale-after", "1s", "--reap-every", "100ms"];
     let mut discovery = discovery(&flags);
