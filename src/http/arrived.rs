@@ -110,3 +110,52 @@ impl Arrived {
         self.bytes().len() + self.chunks.held()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request whose body has this length and is like no other's.
+    fn request(length: usize) -> (Vec<u8>, Vec<u8>) {
+        let body: Vec<u8> = (0..length).map(|at| (at / 3 + length) as u8).collect();
+        let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        ([head.as_bytes(), &body].concat(), body)
+    }
+
+    #[test]
+    fn requests_stay_whole_however_they_lie_in_the_buffer() {
+        let lengths = (0..40)
+            .map(|n| n * 97 % 1500)
+            .chain([20_000, 1, 65_536, 0, 3000]);
+        let (bytes, bodies): (Vec<_>, Vec<_>) = lengths.map(request).unzip();
+        let bytes = bytes.concat();
+        for most in [1, 700, usize::MAX] {
+            let mut arrived = Arrived::default();
+            let mut rest = &bytes[..];
+            for body in &bodies {
+                let mut head = None;
+                loop {
+                    if head.is_none() && arrived.has_begun() {
+                        head = arrived.head().expect("taken");
+                    }
+                    let taken = head.as_ref().map(|head| arrived.body(&head.framing));
+                    if let Some(taken) = taken.and_then(|taken| taken.expect("taken")) {
+                        assert!(taken == *body, "{} bytes", body.len());
+                        break;
+                    }
+                    let room = arrived.room();
+                    let count = room.len().min(rest.len()).min(most);
+                    room[..count].copy_from_slice(&rest[..count]);
+                    arrived.put(count);
+                    rest = &rest[count..];
+                }
+            }
+            assert!(arrived.is_empty() && rest.is_empty());
+            assert_eq!(
+                arrived.room().len(),
+                USUAL,
+                "long ones leave no room behind"
+            );
+        }
+    }
+}

@@ -355,6 +355,21 @@ fn fifty_pipelined_requests_are_answered_in_order_and_to_a_half_closed_connectio
 }
 
 #[test]
+fn what_is_sent_behind_the_last_request_does_not_cost_the_answer() {
+    let discovery = discovery(&[]);
+    let mut stream = TcpStream::connect(&discovery.address).expect("it listens");
+    let last = "GET /peers HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    // More than is read at once.
+    let sent = [last, &letters(100_000)].concat();
+    stream.write_all(sent.as_bytes()).expect("sent");
+    pause(Duration::from_millis(300));
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("no reset");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.ends_with('}'), "{answer}");
+}
+
+#[test]
 fn a_client_that_asks_before_it_sends_a_body_is_told_to_go_on_or_refused() {
     let door = Door::open();
     let asks = "Expect: 100-continue\r\n";
