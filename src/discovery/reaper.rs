@@ -91,3 +91,52 @@ fn pass(discovery: &Discovery) -> Option<Instant> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::thread;
+
+    use super::super::Settings;
+    use super::super::state::former::Former;
+    use super::*;
+    use crate::wire::Registration;
+
+    const LEASE: Duration = Duration::from_millis(100);
+    /// They go out at two hundred times, with twelve rests.
+    const CROWD: usize = 200 * AT_ONCE;
+
+    #[test]
+    fn a_crowd_goes_out_little_by_little_and_others_have_their_turn_in_between() {
+        // A busy machine may let nobody else in for the time of one pass.
+        assert!((0..10).any(|_| seen_during_a_pass().len() > 4));
+    }
+
+    /// How many peers were there while a crowd went out, as somebody sees it who looks all the time.
+    fn seen_during_a_pass() -> BTreeSet<usize> {
+        let mut settings = Settings::local("127.0.0.1", 0).expect("settings");
+        settings.stale_after = LEASE;
+        settings.hold_min = 0;
+        let former = Former::none("epoch".to_owned());
+        let discovery = Discovery::new(settings, None, former).expect("a discovery");
+        for number in 0..CROWD {
+            let body = format!(r#"{{"cell_id":"c{number}","ip":"h","port":1}}"#);
+            let registration = Registration::from_json(body.as_bytes()).expect("valid");
+            let _ = discovery.register(registration).expect("taken");
+        }
+        let (.., began) = discovery.judge();
+        while discovery.judge().2.since(began) <= LEASE {
+            discovery.tick();
+            thread::sleep(LEASE / 20);
+        }
+
+        let mut seen = BTreeSet::new();
+        thread::scope(|scope| {
+            scope.spawn(|| pass(&discovery));
+            while !seen.contains(&0) {
+                seen.insert(discovery.peers());
+            }
+        });
+        seen
+    }
+}

@@ -14,6 +14,7 @@ mod door;
 mod lifecycle;
 mod overload;
 mod python;
+mod size;
 mod state;
 mod support;
 mod tidy;
