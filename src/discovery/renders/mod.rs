@@ -214,6 +214,9 @@ impl Renders {
         let mut kept = self.kept();
         kept.row = rendering.length.checked_div(list.len());
         let former = kept.last.replace(Arc::clone(&rendering));
+        // It was asked for until now, however long ago it was begun: whoever let go meanwhile has to
+        // come by again.
+        kept.read = Some(Instant::now());
         drop(kept);
         drop(former);
         Ok(rendering)

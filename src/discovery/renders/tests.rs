@@ -280,3 +280,38 @@ fn what_nobody_reads_is_let_go_of() {
     assert_eq!(renders.room.held(), 0);
     assert_eq!(renders.readers.waiting.taken(), 0);
 }
+
+/// Lists whose rendering takes so long that the reaper comes by meanwhile.
+struct Slow<'a> {
+    map: Map,
+    renders: &'a Renders,
+}
+
+impl Source for Slow<'_> {
+    fn moment(&self) -> Moment {
+        self.map.moment()
+    }
+
+    fn list(&self) -> (List, Moment) {
+        self.map.list()
+    }
+
+    fn frame(&self, count: usize, moment: Moment, now: SystemTime) -> Frame<'_> {
+        self.renders.let_go(Duration::ZERO);
+        self.map.frame(count, moment, now)
+    }
+}
+
+#[test]
+fn what_was_long_in_the_making_is_let_go_of_too() {
+    let renders = renders();
+    let map = Map::of(MANY);
+    let slow = Slow {
+        map,
+        renders: &renders,
+    };
+    drop(renders.read(&slow, false).expect("there is room"));
+    renders.let_go(Duration::ZERO);
+    assert!(renders.kept().last.is_none());
+    assert_eq!(renders.room.held(), 0);
+}
