@@ -36,6 +36,7 @@
 //! - [`shutdown`]: the latch that everything waits on;
 //! - `beats`: what the map writes at a beat, and whoever holds a list reads without a lock;
 //! - [`tokens`]: the file of tokens, and whether a request carries one;
+//! - `courtesy`: letting others go first in the middle of what takes long;
 //! - [`vital`]: threads whose end is the process's;
 //! - [`program`], [`args`], [`logging`], `exposition`: what every binary does around its role.
 //!
@@ -50,6 +51,7 @@ pub mod args;
 mod beats;
 pub mod cell;
 pub mod client;
+mod courtesy;
 pub mod discovery;
 mod exposition;
 #[cfg(any(test, fuzzing))]

@@ -4,13 +4,13 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::arrived::Arrived;
 use super::head::{Head, Refusal};
 use super::server::{Doing, Seat, Shared};
 use super::{Reply, tiny};
+use crate::courtesy::Courtesy;
 
 /// How long a closed connection is still read, so that what the client has sent meanwhile does
 /// not make the kernel throw our last reply away (RFC 9112, 9.6).
@@ -238,12 +238,14 @@ impl Connection<'_> {
         let body = reply.body.pieces().take(count);
         let mut pieces = std::iter::once(&self.head[..]).chain(body);
         let mut slices = Vec::with_capacity(2);
+        let mut courtesy = Courtesy::default();
         loop {
             slices.extend(pieces.by_ref().take(PIECES).map(IoSlice::new));
             if slices.is_empty() {
                 return Ok(());
             }
-            self.socket.write_all(&mut slices, deadline)?;
+            self.socket
+                .write_all(&mut slices, deadline, &mut courtesy)?;
             slices.clear();
         }
     }
@@ -276,8 +278,13 @@ struct Socket<'a> {
 }
 
 impl Socket<'_> {
-    /// Writes all there is, not beyond `deadline`.
-    fn write_all(&mut self, mut rest: &mut [IoSlice<'_>], deadline: Instant) -> io::Result<()> {
+    /// Writes all there is, not beyond `deadline`, and lets others go first now and then.
+    fn write_all(
+        &mut self,
+        mut rest: &mut [IoSlice<'_>],
+        deadline: Instant,
+        courtesy: &mut Courtesy,
+    ) -> io::Result<()> {
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -302,7 +309,7 @@ impl Socket<'_> {
                 Err(e) => return Err(e),
             }
             if !rest.is_empty() {
-                thread::yield_now();
+                courtesy.give_way();
             }
         }
         Ok(())

@@ -17,12 +17,12 @@ mod turns;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crc32fast::Hasher;
 use prometheus::IntCounter;
 
+use crate::courtesy::Courtesy;
 use crate::http::Pieces;
 use crate::registry::{List, Page};
 use crate::wire;
@@ -246,6 +246,7 @@ impl Renders {
         let rows: usize = pages.clone().filter(is_new).map(|page| page.len()).sum();
         let mut bytes = self.room.take(row * rows + TAIL, row * list.len())?;
         let mut ranges = Vec::with_capacity(pages.len());
+        let mut courtesy = Courtesy::default();
         for page in pages.clone().filter(is_new) {
             let start = bytes.len();
             let rows = page.rows();
@@ -253,7 +254,7 @@ impl Renders {
             rows::write(&mut bytes, rows).map_err(|e| Shed::failed(&e))?;
             ranges.push((page.version(), start..bytes.len()));
             // Whoever waits for a processor has less to do.
-            thread::yield_now();
+            courtesy.give_way();
         }
         let start = bytes.len();
         // Taken last: nobody was seen later than this.
