@@ -315,3 +315,66 @@ fn what_was_long_in_the_making_is_let_go_of_too() {
     assert!(renders.kept().last.is_none());
     assert_eq!(renders.room.held(), 0);
 }
+
+#[test]
+fn what_is_kept_of_a_former_rendering_lags_by_no_more() {
+    let (renders, map) = (renders(), Map::of(MANY));
+    drop(read(&renders, &map, false));
+    map.beat("cell-7", 2.0);
+    wait(LAG / 2);
+    // Others come, and the page it is on stays as it was.
+    map.register("new");
+    drop(read(&renders, &map, false));
+    wait(LAG / 2);
+    let shown = read(&renders, &map, false).peers[7].consciousness_level;
+    assert_eq!(shown, 2.0);
+}
+
+/// A list that settles, until it does not.
+struct Settling {
+    map: Map,
+    settling: AtomicBool,
+}
+
+impl Settling {
+    fn as_is(&self, moment: Moment) -> Moment {
+        let settling = self.settling.load(Ordering::SeqCst);
+        Moment { settling, ..moment }
+    }
+}
+
+impl Source for Settling {
+    fn moment(&self) -> Moment {
+        self.as_is(self.map.moment())
+    }
+
+    fn list(&self) -> (List, Moment) {
+        let (list, moment) = self.map.list();
+        (list, self.as_is(moment))
+    }
+
+    fn frame(&self, count: usize, moment: Moment, now: SystemTime) -> Frame<'_> {
+        self.map.frame(count, moment, now)
+    }
+}
+
+#[test]
+fn nobody_reads_that_it_settles_when_it_does_not_any_more() {
+    for peers in [0, FEW, MANY] {
+        let renders = renders();
+        let source = Settling {
+            map: Map::of(peers),
+            settling: AtomicBool::new(true),
+        };
+        let ends = |settling: bool| {
+            let copy = renders.read(&source, false).expect("there is room");
+            let shown = copy.rendering.moment.settling;
+            let text = String::from_utf8(bytes(&copy)).expect("UTF-8");
+            assert_eq!(text.contains(r#""settling":true"#), settling);
+            assert_eq!(shown, settling);
+        };
+        ends(true);
+        source.settling.store(false, Ordering::SeqCst);
+        ends(false);
+    }
+}
