@@ -17,6 +17,9 @@ use crate::courtesy::Courtesy;
 const LINGER: Duration = Duration::from_secs(1);
 /// What is read at once of what is not looked at any more.
 const READ: usize = 16 * 1024;
+/// The longest reply that has arrived by the time its client may send anything more. Of a longer one
+/// the rest would be lost with that.
+const SOON_THERE: usize = 16 * 1024;
 /// By how much a time-out may be off. One that is costs nothing; to set it costs a system call.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -114,8 +117,8 @@ impl Connection<'_> {
             }
             match (keep_alive, wants_more) {
                 (true, _) => {}
-                (false, true) => return self.close(),
-                (false, false) => return self.part(),
+                (false, false) if reply.body.length() <= SOON_THERE => return self.part(),
+                (false, _) => return self.close(),
             }
         }
     }

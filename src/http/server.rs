@@ -544,6 +544,24 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_late_behind_the_last_request_does_not_cost_a_long_reply() {
+        let server = odd(Limits::new(4, Duration::from_secs(10)));
+        let mut stream = ask(server.address());
+        // What it has not read yet is with us.
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_recv_buffer_size(64 * 1024).expect("set");
+        let mut most = vec![0; 5 << 20];
+        stream.read_exact(&mut most).expect("most of it");
+        // The rest is on its way meanwhile.
+        std::thread::park_timeout(Duration::from_millis(300));
+        stream.write_all(b"\r\n").expect("sent");
+        std::thread::park_timeout(Duration::from_millis(50));
+        let rest = read(stream);
+        assert!(most.len() + rest.len() > 6 << 20);
+        server.stop(Duration::from_secs(1));
+    }
+
+    #[test]
     fn a_client_that_does_not_read_its_reply_is_dropped_in_time() {
         let mut limits = Limits::new(4, Duration::from_secs(60));
         limits.reply = Duration::ZERO;
