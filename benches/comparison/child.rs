@@ -1,6 +1,8 @@
 //! Servers as child processes, and what they use of the machine.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -120,17 +122,18 @@ impl Child {
         }
     }
 
-    /// How often one of its threads has gone to sleep by itself.
-    pub fn sleeps(&self) -> Result<f64> {
-        let mut sum = 0.0;
+    /// How often each of its threads has gone to sleep by itself, by the thread's number.
+    pub fn sleeps(&self) -> Result<HashMap<OsString, f64>> {
+        let mut sleeps = HashMap::new();
         for task in fs::read_dir(self.file("task"))? {
-            // One that has ended meanwhile is not counted.
-            let Ok(status) = fs::read_to_string(task?.path().join("status")) else {
-                continue;
-            };
-            sum += number(&status, "voluntary_ctxt_switches:")?;
+            let task = task?;
+            // It may end meanwhile.
+            if let Ok(status) = fs::read_to_string(task.path().join("status")) {
+                let count = number(&status, "voluntary_ctxt_switches:")?;
+                sleeps.insert(task.file_name(), count);
+            }
         }
-        Ok(sum)
+        Ok(sleeps)
     }
 
     fn read(&self, name: &str) -> Result<String> {

@@ -55,11 +55,12 @@ pub fn beats(server: &Child, peers: usize) -> Result<OpenLoop> {
 pub fn lists(scale: &Scale, report: &mut Report) -> Result<()> {
     let pair = Pair::start(scale)?;
     let mut rates: [Vec<f64>; 2] = Default::default();
+    let mut answered = rates.clone();
     for round in 0..scale.rounds {
         for (which, server) in pair.in_turn(round) {
             let beats = beats(server, scale.peers)?;
             let lists = readers(4, scale.lasts).run(server.address)?;
-            beats.end()?;
+            answered[which].push(beats.end()?.rate);
             rates[which].push(lists.rate());
         }
     }
@@ -68,6 +69,10 @@ pub fn lists(scale: &Scale, report: &mut Report) -> Result<()> {
     section.add(Figure::of("discovery", Unit::PerSecond, &discovery));
     section.add(Figure::of("bare", Unit::PerSecond, &bare));
     section.add(Figure::ratio("discovery / bare", &discovery, &bare).main());
+    for (name, answered) in ["discovery", "bare"].iter().zip(&answered) {
+        let name = format!("{name}, heartbeats meanwhile");
+        section.add(Figure::of(name, Unit::PerSecond, answered));
+    }
     let peak = pair.discovery.peak()?;
     section.add(Figure::once("discovery, peak memory", Unit::Bytes, peak).main());
     Ok(())

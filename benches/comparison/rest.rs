@@ -1,11 +1,15 @@
 //! What a start takes, and what is used when nothing happens.
 
-use std::time::Instant;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::child::{Child, free_port};
 use crate::client::Connection;
 use crate::report::{Figure, Report, Unit, with_commas};
 use crate::{Result, Scale, discovery, folder, pause, requests};
+
+/// How often wakes are counted until no thread ends meanwhile.
+const TRIES: usize = 5;
 
 /// How long discovery takes to be back with everybody from its state file.
 pub fn start(scale: &Scale, report: &mut Report) -> Result<()> {
@@ -66,18 +70,33 @@ pub fn idle(scale: &Scale, report: &mut Report) -> Result<()> {
         ("discovery of a cell", &beaten),
         ("cell", &cell),
     ];
-    let sleeps = || -> Result<Vec<f64>> { programs.iter().map(|(_, it)| it.sleeps()).collect() };
-    let before = sleeps()?;
-    pause(scale.idle_for);
-    let after = sleeps()?;
+    let wakes = wakes(&programs.map(|(_, program)| program), scale.idle_for)?;
     let mut section = report.of("idle");
-    for (((name, program), before), after) in programs.iter().zip(before).zip(after) {
+    for ((name, program), wakes) in programs.iter().zip(wakes) {
         let name = |what: &str| format!("{name}, {what}");
         let memory = |what, bytes| Figure::once(name(what), Unit::Bytes, bytes);
         section.add(memory("memory", program.resident()?).main());
         section.add(memory("peak memory", program.peak()?));
-        let a_second = (after - before).max(0.0) / scale.idle_for.as_secs_f64();
-        section.add(Figure::once(name("wakes"), Unit::PerSecond, a_second).main());
+        section.add(Figure::once(name("wakes"), Unit::PerSecond, wakes).main());
     }
     Ok(())
+}
+
+/// How often a thread of each of the programs goes to sleep by itself, a second.
+fn wakes(programs: &[&Child], lasts: Duration) -> Result<Vec<f64>> {
+    for _ in 0..TRIES {
+        let count = || -> Result<Vec<_>> { programs.iter().map(|it| it.sleeps()).collect() };
+        let before = count()?;
+        pause(lasts);
+        let after = count()?;
+        // A thread that has ended took its count with it.
+        let pairs = || before.iter().zip(&after);
+        if pairs().any(|(before, after)| before.keys().any(|it| !after.contains_key(it))) {
+            continue;
+        }
+        let sum = |sleeps: &HashMap<_, f64>| sleeps.values().sum::<f64>();
+        let wakes = pairs().map(|(before, after)| sum(after) - sum(before));
+        return Ok(wakes.map(|it| it / lasts.as_secs_f64()).collect());
+    }
+    Err("threads kept ending while their wakes were counted".into())
 }

@@ -565,22 +565,25 @@ mod tests {
     fn a_client_that_does_not_read_its_reply_is_dropped_in_time() {
         let mut limits = Limits::new(4, Duration::from_secs(60));
         limits.reply = Duration::ZERO;
-        let server = odd(limits);
-        // More than sockets buffer, and a second for each MiB.
+        let listener = Listener::bind("127.0.0.1", 0).expect("a free port");
+        // More than sockets buffer, and a second for each MiB. The first has no time-outs from the
+        // listener.
         let asked = Instant::now();
-        let stream = ask(server.address());
+        let early = ask(listener.address());
+        let server = Server::start(listener, limits, Arc::new(Odd)).expect("started");
+        let late = ask(server.address());
         let mut came = false;
         loop {
-            let there = !server.shared.seats().is_empty();
-            if came && !there {
+            let there = server.shared.seats().len();
+            if came && there == 0 {
                 break;
             }
-            came |= there;
+            came |= there == 2;
             assert!(asked.elapsed() < 4 * SIX, "it is waited for");
             std::thread::park_timeout(Duration::from_millis(20));
         }
         assert!(asked.elapsed() > SIX.mul_f64(0.9), "{:?}", asked.elapsed());
-        drop(stream);
+        drop((early, late));
         server.stop(Duration::from_secs(1));
     }
 }

@@ -11,8 +11,8 @@ const AT_ONCE: usize = 100;
 const MOST: usize = 600;
 
 #[test]
-fn a_peer_takes_some_hundred_bytes() {
-    let discovery = discovery(&[]);
+fn many_take_some_hundred_bytes_each_and_their_list_only_while_it_is_read() {
+    let discovery = discovery(&["--reap-every", "1s"]);
     let mut connection = discovery.connect();
     let mut register = |numbers: std::ops::Range<usize>| {
         for number in numbers {
@@ -39,4 +39,12 @@ fn a_peer_takes_some_hundred_bytes() {
     };
     report(&format!("{} bytes resident for each of many peers", each()));
     wait_for("a peer takes no more", SOON, || each() <= MOST);
+
+    // A list of them is let go of soon after it was read.
+    let without = discovery.resident_kib();
+    connection.send(head("GET", "/peers", "", "keep-alive").as_bytes());
+    let length = connection.answer().expect("an answer").body.len() as u64 / 1024;
+    wait_for("the list is let go of", SOON, || {
+        discovery.resident_kib() < without + length / 2
+    });
 }

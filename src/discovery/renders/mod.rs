@@ -34,6 +34,8 @@ pub(super) use turns::Shed;
 
 /// By how much levels and the times of beats may lag behind what is known.
 const LAG: Duration = Duration::from_millis(100);
+/// How long a reader waits for a rendering: less than its own patience, or it is made for nobody.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// For how long nobody has read when what is kept is let go of.
 pub(super) const UNREAD: Duration = Duration::from_secs(2);
 /// How long a row is about, as long as none has been rendered.
@@ -154,17 +156,18 @@ impl Renders {
         let is_done = |rendering: &Arc<Rendering>| {
             !likes_gzip || rendering.is_short() || rendering.packed.get().is_some()
         };
+        let deadline = Instant::now() + PATIENCE;
         let ready = self.ready(source.moment()).filter(is_done);
         let rendering = match (ready, likes_gzip) {
             (Some(ready), _) => ready,
             (None, false) => {
                 let _reader = self.readers.admit()?;
-                self.plain.share(|| self.render(source))?
+                self.plain.share(deadline, || self.render(source))?
             }
             (None, true) => {
                 let _reader = self.readers.admit()?;
-                self.gzip.share(|| {
-                    let rendering = self.plain.share(|| self.render(source))?;
+                self.gzip.share(deadline, || {
+                    let rendering = self.plain.share(deadline, || self.render(source))?;
                     if !is_done(&rendering) {
                         self.pack(&rendering)?;
                     }

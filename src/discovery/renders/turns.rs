@@ -6,15 +6,11 @@
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How long a reader waits for a rendering: less than its own patience, or it is made for nobody.
-const PATIENCE: Duration = Duration::from_secs(4);
+use std::time::Instant;
 
 /// Things as they are asked for.
 pub(super) struct Turns<T> {
     queue: Mutex<Queue<T>>,
-    patience: Duration,
 }
 
 struct Queue<T> {
@@ -75,16 +71,18 @@ impl<T: Clone> Turns<T> {
                 is_making: false,
                 gathering: Arc::default(),
             }),
-            patience: PATIENCE,
         }
     }
 
     /// What is made after this is called: by `make`, or by somebody else who called this.
     ///
     /// # Errors
-    /// When it takes too long, or cannot be made.
-    pub(super) fn share(&self, make: impl FnOnce() -> Result<T, Shed>) -> Result<T, Shed> {
-        let deadline = Instant::now() + self.patience;
+    /// When it is not made by the `deadline`, or cannot be.
+    pub(super) fn share(
+        &self,
+        deadline: Instant,
+        make: impl FnOnce() -> Result<T, Shed>,
+    ) -> Result<T, Shed> {
         let mut queue = self.queue();
         let batch = Arc::clone(&queue.gathering);
         while queue.is_making {
@@ -137,6 +135,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::{self, Scope, ScopedJoinHandle};
+    use std::time::Duration;
 
     use super::super::room::{PART_OF_CONNECTIONS, Readers};
     use super::*;
@@ -149,6 +148,7 @@ mod tests {
     struct Desk {
         readers: Readers,
         turns: Turns<String>,
+        patience: Duration,
     }
 
     impl Desk {
@@ -156,12 +156,13 @@ mod tests {
             Self {
                 readers: Readers::new(connections),
                 turns: Turns::new(),
+                patience: SOON,
             }
         }
 
         fn share(&self, make: impl FnOnce() -> Outcome) -> Outcome {
             let _reader = self.readers.admit()?;
-            self.turns.share(make)
+            self.turns.share(Instant::now() + self.patience, make)
         }
     }
 
@@ -169,7 +170,7 @@ mod tests {
         Ok(text.to_owned())
     }
 
-    /// A reader that desk until it is let go on.
+    /// A reader that is being served until it is let go on.
     fn slow<'s>(
         scope: &'s Scope<'s, '_>,
         desk: &'s Desk,
@@ -183,7 +184,7 @@ mod tests {
                 made("first")
             })
         });
-        begun.recv_timeout(SOON).expect("it desk");
+        begun.recv_timeout(SOON).expect("it is served");
         (reader, go_on)
     }
 
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn nobody_waits_longer_than_they_would() {
         let mut desk = Desk::new(1000);
-        desk.turns.patience = Duration::from_millis(50);
+        desk.patience = Duration::from_millis(50);
         thread::scope(|scope| {
             let (first, go_on) = slow(scope, &desk);
             let late = desk.share(|| made("second"));
