@@ -30,6 +30,13 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
+/// A command that starts `program`, to be ended when this program is.
+pub fn tether(program: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([TETHERED, program]);
+    Ok(command)
+}
+
 /// What [`TETHERED`] does.
 pub fn tethered(arguments: &[String]) -> Result<Infallible> {
     let (program, arguments) = arguments.split_first().ok_or("no program")?;
@@ -41,9 +48,7 @@ pub fn tethered(arguments: &[String]) -> Result<Infallible> {
 impl Child {
     /// Starts `program`, which is to listen on `port` of the loopback, and waits until it does.
     pub fn start(program: &str, arguments: &[String], port: u16) -> Result<Self> {
-        let process = Command::new(std::env::current_exe()?)
-            .arg(TETHERED)
-            .arg(program)
+        let process = tether(program)?
             .args(arguments)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))

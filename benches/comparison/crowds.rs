@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Connection;
 use crate::open_loop::OpenLoop;
-use crate::report::{Figure, Report, Unit, with_commas};
+use crate::report::{Figure, Report, Unit, say, with_commas};
 use crate::wrk::Load;
 use crate::{Result, Scale, discovery, folder, pause, readers, requests, sleep_until};
 
@@ -28,6 +28,10 @@ pub fn reaping(scale: &Scale, report: &mut Report) -> Result<()> {
     ];
     let started = Instant::now();
     let discovery = discovery::empty(&flags)?;
+    say(
+        "reaping",
+        format_args!("{} peers register, and are silent", with_commas(crowd)),
+    );
     discovery::register(discovery.address, 0..crowd)?;
     let pass = started + scale.reaped_after;
     if Instant::now() + Duration::from_secs(4) > pass {
@@ -82,6 +86,7 @@ pub fn registers(scale: &Scale, report: &mut Report) -> Result<()> {
         kept: true,
         lasts: scale.registers_for,
     };
+    say("registers", "newcomers register");
     let registers = OpenLoop::start(discovery.address, scale.registers, requests::register)?;
     let lists = load.run(discovery.address)?;
     let waits = registers.end()?;

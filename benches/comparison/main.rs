@@ -7,6 +7,7 @@
 // It is a program: nothing in it is for others, and it says what it has measured.
 #![allow(unreachable_pub, clippy::print_stdout, clippy::print_stderr)]
 
+mod arguments;
 mod child;
 mod client;
 mod crowds;
@@ -24,84 +25,18 @@ mod throughput;
 mod wrk;
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::fs;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
-
-use report::Report;
+use clap::Parser;
 use tempfile::TempDir;
 
+use arguments::{Arguments, Scenario};
+use report::Report;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-/// Measures discovery beside other servers, and beside itself at other sizes. Needs wrk and nginx.
-#[derive(Parser)]
-#[command(name = "benches/compare", bin_name = "benches/compare")]
-struct Arguments {
-    /// What to measure [default: all].
-    #[arg(value_enum)]
-    scenarios: Vec<Scenario>,
-
-    /// How often each is measured.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-
-    /// For how many seconds each time.
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-
-    /// How many peers discovery has where that is not what is measured.
-    #[arg(long, default_value_t = 10_000)]
-    peers: usize,
-
-    /// Over how many connections heartbeats are sent.
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
-
-    /// Once, for a second, and with few peers: shows that it works, and nothing else.
-    #[arg(long)]
-    quick: bool,
-
-    /// Say all of it in JSON.
-    #[arg(long)]
-    json: bool,
-
-    /// Say the main figures only, as the table that the README has.
-    #[arg(long, conflicts_with = "json")]
-    markdown: bool,
-
-    /// Draw what `sizes` measures, as SVG.
-    #[arg(long, value_name = "FILE")]
-    plot: Option<PathBuf>,
-
-    /// Given by cargo.
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Scenario {
-    /// Heartbeats over kept connections.
-    Beats,
-    /// Heartbeats with a connection each.
-    Connections,
-    /// The list, read by four while cells beat.
-    Peers,
-    /// How long heartbeats wait while eight read the list.
-    Latency,
-    /// Heartbeats, lists and memory at up to a million peers.
-    Sizes,
-    /// How long heartbeats wait while many are reaped.
-    Reaping,
-    /// Newcomers, and what is written of them to the state file.
-    Registers,
-    /// A start from a state file.
-    Start,
-    /// What is used when nothing happens.
-    Idle,
-}
 
 /// How much is done.
 struct Scale {
@@ -183,13 +118,14 @@ fn measure(arguments: &Arguments) -> Result<()> {
         eprintln!("nothing is measured but by benches/compare");
         return Ok(());
     }
+    arguments.check()?;
+    ctrlc::set_handler(interrupted)?;
     let scale = Scale::of(arguments);
     let mut report = Report::default();
-    let scenarios = match arguments.scenarios.as_slice() {
-        [] => Scenario::value_variants(),
-        some => some,
-    };
-    for scenario in scenarios {
+    if arguments.quick {
+        eprintln!("these are figures of a quick run, which say that it works and nothing else");
+    }
+    for scenario in arguments.scenarios() {
         match scenario {
             Scenario::Beats => throughput::beats(&scale, &mut report)?,
             Scenario::Connections => throughput::connections(&scale, &mut report)?,
@@ -219,7 +155,28 @@ fn measure(arguments: &Arguments) -> Result<()> {
 
 /// A folder on the disk the project is on: in memory nothing is written.
 fn folder() -> Result<TempDir> {
-    Ok(TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?)
+    let named = tempfile::Builder::new()
+        .prefix(&folders())
+        .tempdir_in(FOLDERS);
+    Ok(named?)
+}
+
+/// Where the folders are.
+const FOLDERS: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// What the names of this run's begin with.
+fn folders() -> String {
+    format!("comparison-{}-", std::process::id())
+}
+
+/// Leaves no folder behind, and no program, for those are tethered.
+fn interrupted() {
+    for entry in fs::read_dir(FOLDERS).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&folders()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    std::process::exit(130);
 }
 
 /// Lets time pass.

@@ -4,8 +4,8 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::Result;
 use crate::child::{Child, free_port};
+use crate::{Result, folder};
 
 /// An nginx of one worker that answers everything with one body.
 pub struct Nginx {
@@ -16,7 +16,7 @@ pub struct Nginx {
 impl Nginx {
     /// Starts it.
     pub fn start(body: &str) -> Result<Self> {
-        let folder = TempDir::new()?;
+        let folder = folder()?;
         let path = folder.path().display();
         let port = free_port()?;
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::child::Child;
 use crate::fixed::{self, Kind};
 use crate::open_loop::{OpenLoop, Waits};
-use crate::report::{Figure, Report, Unit};
+use crate::report::{Figure, Report, Unit, rounds};
 use crate::wrk::Load;
 use crate::{Result, Scale, discovery, pause, requests};
 
@@ -56,7 +56,7 @@ pub fn lists(scale: &Scale, report: &mut Report) -> Result<()> {
     let pair = Pair::start(scale)?;
     let mut rates: [Vec<f64>; 2] = Default::default();
     let mut answered = rates.clone();
-    for round in 0..scale.rounds {
+    for round in rounds("peers", scale.rounds) {
         for (which, server) in pair.in_turn(round) {
             let beats = beats(server, scale.peers)?;
             let lists = readers(4, scale.lasts).run(server.address)?;
@@ -92,7 +92,7 @@ pub fn latency(scale: &Scale, report: &mut Report) -> Result<()> {
         beats.end()
     };
     let mut waits: [[Vec<f64>; 2]; 2] = Default::default();
-    for round in 0..scale.rounds {
+    for round in rounds("latency", scale.rounds) {
         for (which, server) in pair.in_turn(round) {
             waits[which][0].push(alone(server)?.quantile(0.99));
             waits[which][1].push(among(server)?.quantile(0.99));

@@ -1,6 +1,6 @@
 //! What was measured, and how it is told.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
 
@@ -47,6 +47,16 @@ pub enum Unit {
     Bytes,
 }
 
+/// Says on stderr what is being done, or has come of it.
+pub fn say(scenario: &str, what: impl Display) {
+    eprintln!("{scenario}: {what}");
+}
+
+/// So many rounds, each of which is said.
+pub fn rounds(scenario: &str, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).inspect(move |round| say(scenario, format_args!("round {} of {count}", round + 1)))
+}
+
 impl Report {
     /// What `scenario` measures goes in here.
     pub fn of(&mut self, scenario: &'static str) -> Section<'_> {
@@ -91,7 +101,7 @@ impl Section<'_> {
     /// Adds a figure, and says on stderr that it is there.
     pub fn add(&mut self, figure: Figure) {
         let median = figure.unit.show(figure.median);
-        eprintln!("{}: {}: {median}", self.scenario, figure.name);
+        say(self.scenario, format_args!("{}: {median}", figure.name));
         self.report.figures.push(Figure {
             scenario: self.scenario,
             ..figure

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{Child, free_port};
 use crate::client::Connection;
-use crate::report::{Figure, Report, Unit, with_commas};
+use crate::report::{Figure, Report, Unit, rounds, say, with_commas};
 use crate::{Result, Scale, discovery, folder, pause, requests};
 
 /// How often wakes are counted until no thread ends meanwhile.
@@ -19,11 +19,13 @@ pub fn start(scale: &Scale, report: &mut Report) -> Result<()> {
     let path = file.to_string_lossy();
     let flags = [&discovery::FOR_EVER[..], &["--state-file", &path]].concat();
     let first = discovery::empty(&flags)?;
+    let what = format!("{} peers register, and are written", with_commas(peers));
+    say("start", what);
     discovery::register(first.address, 0..peers)?;
     first.has_written()?;
     first.stop()?;
     let (mut served, mut listed) = (Vec::new(), Vec::new());
-    for _ in 0..scale.rounds {
+    for _ in rounds("start", scale.rounds) {
         let begins = Instant::now();
         let discovery = discovery::empty(&flags)?;
         let mut connection = Connection::to(discovery.address)?;
@@ -62,12 +64,13 @@ pub fn idle(scale: &Scale, report: &mut Report) -> Result<()> {
     ];
     let cell = env!("CARGO_BIN_EXE_aios-cell");
     let cell = Child::start(cell, &arguments.map(str::to_owned), port)?;
+    say("idle", "nothing happens");
     // The threads that served the start have ended after this.
     pause(scale.idle_for / 5);
 
     let programs = [
         ("discovery", &alone),
-        ("discovery of a cell", &beaten),
+        ("discovery with one cell", &beaten),
         ("cell", &cell),
     ];
     let wakes = wakes(&programs.map(|(_, program)| program), scale.idle_for)?;

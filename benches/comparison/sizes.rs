@@ -34,6 +34,8 @@ pub fn sizes(scale: &Scale, report: &mut Report) -> Result<Vec<Point>> {
     let mut section = report.of("sizes");
     let mut sizes = Vec::new();
     for &peers in &scale.sizes {
+        let what = format!("{} peers register", with_commas(peers));
+        report::say("sizes", what);
         let is_largest = Some(&peers) == scale.sizes.last();
         let discovery = discovery::empty(&discovery::FOR_EVER)?;
         let empty = discovery.resident()?;
@@ -48,7 +50,7 @@ pub fn sizes(scale: &Scale, report: &mut Report) -> Result<Vec<Point>> {
             lists: Vec::new(),
         });
     }
-    for _ in 0..scale.rounds {
+    for _ in report::rounds("sizes", scale.rounds) {
         for size in &mut sizes {
             size.measure(scale)?;
         }

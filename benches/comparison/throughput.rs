@@ -4,7 +4,7 @@
 use crate::discovery;
 use crate::fixed::{self, Kind};
 use crate::nginx::Nginx;
-use crate::report::{Figure, Report, Unit};
+use crate::report::{Figure, Report, Unit, rounds};
 use crate::wrk::Load;
 use crate::{Result, Scale};
 
@@ -43,7 +43,7 @@ fn compare(name: &'static str, kept: bool, scale: &Scale, report: &mut Report) -
     };
     let mut rates: [Vec<f64>; 5] = Default::default();
     let mut cpu = Vec::new();
-    for round in 0..scale.rounds {
+    for round in rounds(name, scale.rounds) {
         // Each is first in turn, lest one has the quieter part of every round.
         for place in 0..servers.len() {
             let which = (round + place) % servers.len();

@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::Result;
+use crate::child::tether;
+
+/// From how many threads it sends, each with some of the connections.
+pub const THREADS: u64 = 2;
 
 /// What a run of wrk is to do.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +58,10 @@ impl Load {
     /// Begins it.
     pub fn start(&self, address: SocketAddr) -> Result<Running> {
         let requests = Path::new("benches/requests");
-        let process = Command::new("wrk")
+        let process = tether("wrk")?
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["--threads", "2", "--timeout", "30s"])
+            .arg(format!("--threads={THREADS}"))
+            .args(["--timeout", "30s"])
             .arg(format!("--connections={}", self.connections))
             .arg(format!("--duration={}s", self.lasts.as_secs()))
             .arg(format!("--script={}", requests.join("ask.lua").display()))

@@ -145,7 +145,9 @@ fn what_is_true_is_rendered_once_for_all_who_ask_within_the_lag() {
             assert_eq!(next.tag(), first.tag());
         }
     }
-    assert!(renders.counter.get() < 5);
+    // As many as a busy machine gave time for.
+    let most = first.rendering.since.elapsed().div_duration_f64(LAG) + 1.0;
+    assert!((renders.counter.get() as f64) <= most);
     wait(LAG);
     let next = renders.read(&map, false).expect("there is room");
     assert_ne!(next.tag(), first.tag());
