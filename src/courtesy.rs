@@ -26,3 +26,36 @@ impl Courtesy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Each of them may cost a turn of every program that computes.
+    const OFTEN: usize = 10_000;
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn it_ends_where_others_do_not_give_way_themselves() {
+        let processors = thread::available_parallelism().map_or(2, usize::from);
+        let stopping = AtomicBool::new(false);
+        let took = thread::scope(|scope| {
+            for _ in 0..2 * processors {
+                scope.spawn(|| while !stopping.load(Ordering::Relaxed) {});
+            }
+            let began = Instant::now();
+            let mut courtesy = Courtesy::default();
+            for _ in 0..OFTEN {
+                courtesy.give_way();
+                if began.elapsed() > LONG {
+                    break;
+                }
+            }
+            stopping.store(true, Ordering::Relaxed);
+            began.elapsed()
+        });
+        assert!(took < LONG, "{took:?}");
+    }
+}
