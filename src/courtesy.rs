@@ -43,7 +43,11 @@ mod tests {
         let stopping = AtomicBool::new(false);
         let took = thread::scope(|scope| {
             for _ in 0..2 * processors {
-                scope.spawn(|| while !stopping.load(Ordering::Relaxed) {});
+                scope.spawn(|| {
+                    while !stopping.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
             }
             let began = Instant::now();
             let mut courtesy = Courtesy::default();
