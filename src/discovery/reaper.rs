@@ -127,7 +127,7 @@ mod tests {
         let (.., began) = discovery.judge();
         while discovery.judge().2.since(began) <= LEASE {
             discovery.tick();
-            thread::sleep(LEASE / 20);
+            assert!(!discovery.reaper.wait_for(LEASE / 20), "it is not stopped");
         }
 
         let mut seen = BTreeSet::new();
