@@ -74,7 +74,7 @@ impl Map {
     }
 
     fn register(&mut self, registration: Registration) {
-        let accepted = self.registry.register(registration, self.now);
+        let accepted = self.registry.register(registration, None, self.now);
         drop(black_box(accepted.expect("it is taken")));
     }
 
@@ -95,7 +95,7 @@ impl Map {
             joined += begins.elapsed();
             self.now.lease = self.now.lease.after(2 * SHORT);
             let begins = Instant::now();
-            let departures = self.registry.reap(self.now.lease, crowd);
+            let departures = self.registry.reap(self.now, crowd);
             reaped += begins.elapsed();
             assert_eq!(departures.len(), crowd);
         }

@@ -62,13 +62,7 @@ impl Beats {
     /// When that was.
     pub(crate) fn last_seen(&self, at: u8) -> SystemTime {
         let beat = &self.beats[usize::from(at)];
-        let nanos = beat.last_seen.load(Ordering::Relaxed);
-        let distance = Duration::from_nanos(nanos.unsigned_abs());
-        let at = match nanos {
-            0.. => SystemTime::UNIX_EPOCH.checked_add(distance),
-            _ => SystemTime::UNIX_EPOCH.checked_sub(distance),
-        };
-        at.unwrap_or(SystemTime::UNIX_EPOCH)
+        after_1970(beat.last_seen.load(Ordering::Relaxed))
     }
 }
 
@@ -78,12 +72,23 @@ impl fmt::Debug for Beats {
     }
 }
 
-fn since_1970(at: SystemTime) -> i64 {
+/// A moment in nanoseconds since 1970, which do until 2262.
+pub(crate) fn since_1970(at: SystemTime) -> i64 {
     let nanos = |distance: Duration| i64::try_from(distance.as_nanos()).unwrap_or(i64::MAX);
     match at.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => nanos(after),
         Err(before) => -nanos(before.duration()),
     }
+}
+
+/// The moment so many nanoseconds after 1970.
+pub(crate) fn after_1970(nanos: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanos.unsigned_abs());
+    let at = match nanos {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(distance),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(distance),
+    };
+    at.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use aios_mesh::http::{Handler, Limits, Listener, Pieces, Reply, Request, Server};
+use aios_mesh::http::{self, Handler, Limits, Listener, Pieces, Reply, Request, Server};
 use socket2::{Domain, Socket, Type};
 
 use crate::Result;
@@ -240,7 +240,7 @@ impl Handler for Fixed {
     fn handle(&self, request: &Request) -> Reply {
         match request.segments().as_deref() {
             Ok([path]) if path == "peers" => {
-                Reply::shared_json(200, Arc::clone(&self.list) as Arc<_>)
+                Reply::shared(200, http::JSON, Arc::clone(&self.list) as Arc<_>)
             }
             _ => Reply::with_body(200, "application/json", self.beat.clone()),
         }

@@ -9,8 +9,8 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use super::renders::Source;
-use super::routes::{OPENAPI, Route};
-use super::state::former::Former;
+use super::routes::{OPENAPI, Route, Routes};
+use super::state::former::{Former, NewEpoch};
 use super::{Discovery, Settings};
 use crate::http::fuzzing::{Answer, request};
 use crate::http::{Handler, Method, Request};
@@ -50,19 +50,28 @@ pub fn routes(input: &[u8]) {
 
     for tokens in [None, Some(Arc::clone(&TOKENS))] {
         let asks = tokens.is_some();
-        let Some(Ok(discovery)) = SETTINGS
-            .clone()
-            .map(|settings| Discovery::new(settings, tokens, Former::none("epoch".to_owned())))
-        else {
+        let Some(Ok(discovery)) = SETTINGS.clone().map(|settings| {
+            let epoch = NewEpoch {
+                name: "epoch".to_owned(),
+                revision: 0,
+            };
+            Discovery::new(settings, tokens, Former::none(epoch))
+        }) else {
             unreachable!("no discovery");
         };
+        let discovery = Arc::new(discovery);
+        let routes = Routes(Arc::clone(&discovery));
         for text in input.split(|b| *b == 0).take(REQUESTS) {
             let Some(request) = request(text) else {
                 continue;
             };
             let before = shown(&discovery);
-            let answer = Answer::of(&discovery.handle(&request));
+            let reply = routes.handle(&request);
             let after = shown(&discovery);
+            let Some(answer) = Answer::at_once(reply) else {
+                assert!(before == after && awaits(&request, after.revision));
+                continue;
+            };
             check(&request, &answer);
             if asks {
                 check_token(&request, &answer);
@@ -78,6 +87,12 @@ pub fn routes(input: &[u8]) {
             assert!(after.peers.len() <= MAX_PEERS);
         }
     }
+}
+
+/// Whether what is asked for is another list than this one.
+fn awaits(request: &Request, revision: u64) -> bool {
+    let index = request.query("index");
+    index.is_some_and(|index| index.parse() == Ok(revision))
 }
 
 /// Who does not send the token learns no more than that it works, or that there is no such thing.
@@ -113,22 +128,38 @@ fn check(request: &Request, answer: &Answer) {
     let content_type = answer.field("content-type");
     let is_known = answer.status == 304;
     let unpacked = unpacked(answer);
-    let is_text = answer.status == 200 && matches!(route, Some(Route::Metrics));
+    let is_list =
+        matches!(route, Some(Route::Peers | Route::Targets)) && matches!(answer.status, 200 | 304);
+    let is_stream = answer.status == 200 && matches!(route, Some(Route::Events));
+    let text = match route {
+        _ if answer.status != 200 => None,
+        Some(Route::Metrics) => Some("text/plain; version=0.0.4"),
+        Some(Route::Events) => Some("text/event-stream"),
+        Some(Route::Peers) => match request.query("format").as_deref() {
+            Some("tsv") => Some("text/tab-separated-values; charset=utf-8"),
+            Some("ids" | "hosts") => Some("text/plain; charset=utf-8"),
+            _ => None,
+        },
+        _ => None,
+    };
     if is_known {
-        assert!(matches!(route, Some(Route::Peers)) && answer.body.is_empty());
+        assert!(is_list && answer.body.is_empty());
         assert_eq!(content_type, None);
-    } else if is_text {
-        assert!(content_type.is_some_and(|it| it.starts_with("text/plain; version=0.0.4")));
-        assert!(std::str::from_utf8(&answer.body).is_ok());
+    } else if let Some(text) = text {
+        assert!(content_type.is_some_and(|it| it.starts_with(text)));
+        assert!(std::str::from_utf8(&unpacked).is_ok());
     } else {
         assert_eq!(content_type, Some("application/json"));
         assert!(serde_json::from_slice::<Value>(&unpacked).is_ok());
     }
-    let length = (!is_known).then(|| answer.body.len().to_string());
+    let has_length = !is_known && !is_stream;
+    let length = has_length.then(|| answer.body.len().to_string());
     assert_eq!(answer.field("content-length"), length.as_deref());
-    let is_list = matches!(route, Some(Route::Peers)) && matches!(answer.status, 200 | 304);
-    for name in ["etag", "x-mesh-revision", "x-mesh-epoch", "vary"] {
+    for name in ["etag", "vary"] {
         assert_eq!(answer.field(name).is_some(), is_list, "{name}");
+    }
+    for name in ["x-mesh-revision", "x-mesh-epoch"] {
+        assert_eq!(answer.field(name).is_some(), is_list || is_stream, "{name}");
     }
     assert_eq!(answer.field("allow").is_some(), answer.status == 405);
     assert_eq!(answer.field("retry-after").is_some(), answer.status == 503);
@@ -152,9 +183,12 @@ fn check(request: &Request, answer: &Answer) {
                 "{status} of {}",
                 route.name()
             );
-            if let (Route::Peers, 200) = (route, answer.status) {
+            let is_whole = is_list && answer.status == 200 && text.is_none();
+            let is_gone = request.query("state").as_deref() == Some("gone");
+            if let (Route::Peers, true, false) = (route, is_whole, is_gone) {
+                let is_for_prometheus = request.query("format").as_deref() == Some("prometheus");
                 let read: Result<PeersRead, _> = serde_json::from_slice(&unpacked);
-                assert!(read.is_ok());
+                assert_eq!(read.is_ok(), !is_for_prometheus);
             }
         }
     }

@@ -3,26 +3,33 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
 
 use crate::exposition::{self, Gauges};
+use crate::registry::Reason;
 
 /// Discovery's counters.
 pub(super) struct Metrics {
     registry: Registry,
     gauges: Gauges,
-    peers: prometheus::IntGauge,
+    peers: IntGauge,
+    late: IntGauge,
+    revision: IntGauge,
+    settling: IntGauge,
+    connections: IntGauge,
+    waiting: IntGauge,
     pub(super) registrations: IntCounter,
     /// Mass departures that were held.
     pub(super) holds: IntCounter,
-    held: prometheus::IntGauge,
+    held: IntGauge,
     /// Lists that were rendered.
     pub(super) renderings: IntCounter,
-    door_unanswered: prometheus::IntGauge,
+    door_unanswered: IntGauge,
     /// Renewals of the accept loop.
     pub(super) door_renewals: IntCounter,
-    state_behind: prometheus::IntGauge,
+    state_behind: IntGauge,
     state_flaws: IntCounterVec,
     heartbeats: IntCounterVec,
     departures: IntCounterVec,
@@ -46,36 +53,25 @@ pub(super) enum BeatResult {
     Fenced,
 }
 
-/// Why a peer is gone.
-#[derive(Clone, Copy)]
-pub(super) enum Reason {
-    Deregistered,
-    Reaped,
-    Replaced,
-}
-
 impl Metrics {
-    pub(super) fn new(id: &str) -> prometheus::Result<Self> {
+    /// For a discovery of this id, which has a state file or not.
+    pub(super) fn new(id: &str, has_state_file: bool) -> prometheus::Result<Self> {
         let registry = exposition::registry(id)?;
-        let heartbeats = exposition::register(
-            &registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "aios_discovery_heartbeats_total",
-                    "Heartbeats by result: ok, unknown (404) or fenced (409).",
-                ),
-                &["result"],
-            ),
+        let gauge = |name, help| exposition::register(&registry, IntGauge::new(name, help));
+        let counter = |name, help| exposition::register(&registry, IntCounter::new(name, help));
+        let counters = |name, help, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels);
+            exposition::register(&registry, counters)
+        };
+        let heartbeats = counters(
+            "aios_discovery_heartbeats_total",
+            "Heartbeats by result: ok, unknown (404) or fenced (409).",
+            &["result"],
         )?;
-        let requests = exposition::register(
-            &registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "aios_discovery_requests_total",
-                    "Requests answered by route and status; what was refused before it was a request has the route refused.",
-                ),
-                &["route", "status"],
-            ),
+        let requests = counters(
+            "aios_discovery_requests_total",
+            "Requests answered by route and status; what was refused before it was a request has the route refused.",
+            &["route", "status"],
         )?;
         let durations = exposition::register(
             &registry,
@@ -100,75 +96,52 @@ impl Metrics {
             requests,
             durations,
             gauges: Gauges::new(&registry)?,
-            peers: exposition::register(
-                &registry,
-                prometheus::IntGauge::new("aios_cell_peers_count", "Peers registered."),
+            peers: gauge("aios_cell_peers_count", "Peers registered.")?,
+            late: gauge(
+                "aios_discovery_peers_late",
+                "Peers of whom a beat is missing, as the last pass of the reaper counted them.",
             )?,
-            registrations: exposition::register(
-                &registry,
-                IntCounter::new("aios_discovery_registrations_total", "Registrations taken."),
+            revision: gauge("aios_discovery_revision", "The revision of the membership.")?,
+            settling: gauge(
+                "aios_discovery_settling",
+                "1 while cells may be missing, because discovery was started a short while ago.",
             )?,
-            holds: exposition::register(
-                &registry,
-                IntCounter::new(
-                    "aios_discovery_holds_total",
-                    "Mass departures that were held for a heartbeat interval.",
-                ),
+            connections: gauge("aios_discovery_connections", "Connections that are open.")?,
+            waiting: gauge(
+                "aios_discovery_waiting",
+                "Clients that wait for changes: long polls and streams of events.",
             )?,
-            held: exposition::register(
-                &registry,
-                prometheus::IntGauge::new(
-                    "aios_discovery_hold",
-                    "1 while a mass departure is held.",
-                ),
+            registrations: counter("aios_discovery_registrations_total", "Registrations taken.")?,
+            holds: counter(
+                "aios_discovery_holds_total",
+                "Mass departures that were held for a heartbeat interval.",
             )?,
-            renderings: exposition::register(
-                &registry,
-                IntCounter::new(
-                    "aios_discovery_renderings_total",
-                    "Lists rendered, each for all who read at about the same time.",
-                ),
+            held: gauge("aios_discovery_hold", "1 while a mass departure is held.")?,
+            renderings: counter(
+                "aios_discovery_renderings_total",
+                "Lists rendered, each for all who read at about the same time.",
             )?,
-            door_unanswered: exposition::register(
-                &registry,
-                prometheus::IntGauge::new(
-                    "aios_discovery_door_unanswered",
-                    "1 while discovery is not answered when it asks itself.",
-                ),
+            door_unanswered: gauge(
+                "aios_discovery_door_unanswered",
+                "1 while discovery is not answered when it asks itself.",
             )?,
-            door_renewals: exposition::register(
-                &registry,
-                IntCounter::new(
-                    "aios_discovery_door_renewals_total",
-                    "Accept loops replaced because they did not answer.",
-                ),
+            door_renewals: counter(
+                "aios_discovery_door_renewals_total",
+                "Accept loops replaced because they did not answer.",
             )?,
-            state_behind: exposition::register(
-                &registry,
-                prometheus::IntGauge::new(
-                    "aios_discovery_state_behind",
-                    "1 while the state file cannot be written.",
-                ),
+            state_behind: gauge(
+                "aios_discovery_state_behind",
+                "1 while the state file cannot be written.",
             )?,
-            state_flaws: exposition::register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "aios_discovery_state_flaws_total",
-                        "State files set aside at the start by flaw: torn, behind, corrupt, foreign or unreadable.",
-                    ),
-                    &["flaw"],
-                ),
+            state_flaws: counters(
+                "aios_discovery_state_flaws_total",
+                "State files set aside at the start by flaw: torn, behind, corrupt, foreign or unreadable.",
+                &["flaw"],
             )?,
-            departures: exposition::register(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "aios_discovery_departures_total",
-                        "Peers gone by reason: deregistered, reaped or replaced.",
-                    ),
-                    &["reason"],
-                ),
+            departures: counters(
+                "aios_discovery_departures_total",
+                "Peers gone by reason: deregistered, reaped or replaced.",
+                &["reason"],
             )?,
             registry,
         };
@@ -176,9 +149,20 @@ impl Metrics {
         for result in [BeatResult::Ok, BeatResult::Unknown, BeatResult::Fenced] {
             metrics.heartbeats.with_label_values(&[result.label()]);
         }
-        for reason in [Reason::Deregistered, Reason::Reaped, Reason::Replaced] {
-            metrics.departures.with_label_values(&[reason.label()]);
+        for reason in Reason::ALL {
+            metrics.departures.with_label_values(&[reason.name()]);
         }
+        let store = GaugeVec::new(
+            Opts::new(
+                "aios_discovery_store",
+                "1 for where the list is kept: memory alone, or a file, too.",
+            ),
+            &["kind"],
+        );
+        let kind = if has_state_file { "file" } else { "memory" };
+        exposition::register(&metrics.registry, store)?
+            .with_label_values(&[kind])
+            .set(1.0);
         for flaw in super::state::flaws() {
             metrics.state_flaws.with_label_values(&[flaw]);
         }
@@ -198,7 +182,7 @@ impl Metrics {
     }
 
     pub(super) fn departure(&self, reason: Reason) {
-        self.departures.with_label_values(&[reason.label()]).inc();
+        self.departures.with_label_values(&[reason.name()]).inc();
     }
 
     pub(super) fn set_hold(&self, is_held: bool) {
@@ -223,26 +207,49 @@ impl Metrics {
             self.beats.duration.observe(took.as_secs_f64());
             return;
         }
-        self.requests
-            .with_label_values(&[route, &status.to_string()])
-            .inc();
+        self.answered(route, status);
         let duration: Histogram = self.durations.with_label_values(&[route]);
         duration.observe(took.as_secs_f64());
     }
 
-    pub(super) fn refused(&self, status: u16) {
+    /// Counts a request without the time it took.
+    pub(super) fn answered(&self, route: &str, status: u16) {
         self.requests
-            .with_label_values(&["refused", &status.to_string()])
+            .with_label_values(&[route, &status.to_string()])
             .inc();
+    }
+
+    pub(super) fn refused(&self, status: u16) {
+        self.answered("refused", status);
     }
 
     /// The text Prometheus reads. Discovery has no primitives of its own: where the dashboards
     /// expect them it shows its level.
-    pub(super) fn render(&self, level: f64, uptime: Duration, peers: usize) -> Vec<u8> {
+    pub(super) fn render(&self, level: f64, uptime: Duration, now: &Standing) -> Vec<u8> {
         self.gauges.set(level, [level; 4], uptime);
-        self.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+        for (gauge, count) in [
+            (&self.peers, now.peers),
+            (&self.late, now.late),
+            (&self.connections, now.connections),
+            (&self.waiting, now.waiting),
+        ] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let revision = i64::try_from(now.revision).unwrap_or(i64::MAX);
+        self.revision.set(revision);
+        self.settling.set(i64::from(now.settling));
         exposition::render(&self.registry)
     }
+}
+
+/// What is looked at when the metrics are read.
+pub(super) struct Standing {
+    pub(super) peers: usize,
+    pub(super) late: usize,
+    pub(super) revision: u64,
+    pub(super) settling: bool,
+    pub(super) connections: usize,
+    pub(super) waiting: usize,
 }
 
 impl Beats {
@@ -255,16 +262,6 @@ impl BeatResult {
             Self::Ok => "ok",
             Self::Unknown => "unknown",
             Self::Fenced => "fenced",
-        }
-    }
-}
-
-impl Reason {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Deregistered => "deregistered",
-            Self::Reaped => "reaped",
-            Self::Replaced => "replaced",
         }
     }
 }

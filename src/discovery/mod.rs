@@ -6,38 +6,46 @@
 //! out the stale, `watchdog` the one that ticks the clock while our own door answers, `state` keeps a
 //! file of it all for the next start.
 
+mod asked;
 pub mod clock;
+mod figures;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod hold;
 mod metrics;
+mod reads;
 mod reaper;
 mod renders;
 mod routes;
 mod settings;
 pub mod state;
+mod watch;
 pub mod watchdog;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::http::{Limits, Listener, Room, Server};
+use crate::http::{Connections, Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
-use crate::registry::{self, Accepted, Change, Departure, List, Now, Refused, Registry, Renewal};
+use crate::registry::{
+    self, Accepted, Change, Departure, Gone, List, Now, Reason, Refused, Registry, Renewal, Since,
+};
 use crate::shutdown::Latch;
 use crate::tokens::Tokens;
 use crate::wire::{self, CellId, Heartbeat, Instance, Registration, host_port};
 use clock::LeaseClock;
 use hold::{Crowd, Hold, Verdict};
-use metrics::{BeatResult, Metrics, Reason};
+use metrics::{BeatResult, Metrics};
 use renders::{Frame, Moment, Renders, Source};
+use routes::Routes;
 use state::book::Changes;
-use state::former::Former;
+use state::former::{Former, NewEpoch};
 use state::journal::Entry;
+use watch::Waiters;
 
 pub use settings::Settings;
 
@@ -61,6 +69,10 @@ struct Discovery {
     /// anything is read, written, rendered or logged.
     map: Mutex<Map>,
     renders: Renders,
+    /// Those who wait for the membership to change.
+    waiters: Arc<Waiters>,
+    /// Those that are open, once there can be any.
+    connections: OnceLock<Connections>,
     /// Whether there was nothing known to start with, and whoever is alive needs time to say so.
     settles: bool,
     /// What the reaper waits on; set at a stop.
@@ -97,13 +109,10 @@ impl Discovery {
             wall: SystemTime::now(),
         };
         registry.restore(former.peers, &former.left, former.revision, now);
-        let metrics = Metrics::new(&settings.id)
+        let metrics = Metrics::new(&settings.id, settings.state_file.is_some())
             .map_err(|e| Failure::new(format!("cannot set up the metrics: {e}")))?;
-        let renders = Renders::new(
-            settings.max_connections.unwrap_or(MOST_CONNECTIONS),
-            new_name()?,
-            metrics.renderings.clone(),
-        );
+        let connections = settings.max_connections.unwrap_or(MOST_CONNECTIONS);
+        let renders = Renders::new(connections, new_name()?, metrics.renderings.clone());
         Ok(Self {
             tokens,
             my_host: settings.my_host(),
@@ -124,6 +133,8 @@ impl Discovery {
                 changes: settings.state_file.as_ref().map(|_| Changes::default()),
             }),
             renders,
+            waiters: Waiters::new(connections),
+            connections: OnceLock::new(),
             settles: !former.is_all,
             reaper: Latch::new(),
             watchdog: Latch::new(),
@@ -188,9 +199,14 @@ impl Discovery {
         })
     }
 
-    fn register(&self, registration: Registration) -> Result<Accepted, Refused> {
+    /// Takes a registration that came `by` this address.
+    fn register(
+        &self,
+        registration: Registration,
+        by: Option<IpAddr>,
+    ) -> Result<Accepted, Refused> {
         let (accepted, is_short, wakes) = self.with_map(|map, now| {
-            let accepted = map.registry.register(registration, now)?;
+            let accepted = map.registry.register(registration, by, now)?;
             map.heard += 1;
             let is_short = map.clock.heed(accepted.lease, now.lease);
             let wakes = accepted.to_keep && map.has_changed(&accepted.facts.cell_id, None);
@@ -201,6 +217,9 @@ impl Discovery {
         }
         if wakes {
             self.state.wake();
+        }
+        if !matches!(accepted.change, Change::Renewed) {
+            self.waiters.tell();
         }
         self.metrics.registrations.inc();
         let facts = &accepted.facts;
@@ -214,9 +233,10 @@ impl Discovery {
             );
         }
         log::info!(
-            "Registered peer: {id} at {} (branch: {})",
+            "Registered peer: {id} at {} (branch: {}){}",
             host_port(&facts.ip, facts.port),
-            facts.branch
+            facts.branch,
+            from(by)
         );
         Ok(accepted)
     }
@@ -241,9 +261,15 @@ impl Discovery {
         result
     }
 
-    fn deregister(&self, id: &str, instance: Option<&Instance>) -> Result<(), Refused> {
+    /// Takes out a peer, as was asked for `by` this address.
+    fn deregister(
+        &self,
+        id: &str,
+        instance: Option<&Instance>,
+        by: Option<IpAddr>,
+    ) -> Result<(), Refused> {
         let result = self.with_map(|map, now| {
-            let departure = map.registry.deregister(id, instance, now)?;
+            let departure = map.registry.deregister(id, instance, by, now)?;
             let left = instance.map(|instance| (instance.clone(), now.wall));
             let wakes = map.has_changed(&departure.facts.cell_id, left);
             Ok((departure, wakes))
@@ -253,12 +279,14 @@ impl Discovery {
                 if wakes {
                     self.state.wake();
                 }
+                self.waiters.tell();
                 self.metrics.departure(Reason::Deregistered);
-                log::info!("Peer deregistered gracefully: {}", departure.facts.cell_id);
+                let id = &departure.facts.cell_id;
+                log::info!("Peer deregistered gracefully: {id}{}", from(by));
                 Ok(())
             }
             Err(refused) => {
-                log::info!("Refused to deregister {id}: {refused}");
+                log::info!("Refused to deregister {id}{}: {refused}", from(by));
                 Err(refused)
             }
         }
@@ -268,7 +296,7 @@ impl Discovery {
     /// up with it, too.
     fn reap(&self, at_most: usize) -> (Vec<Departure>, bool) {
         let (departures, wakes, is_crowded) = self.with_map_in_turn(|map, now| {
-            let departures = map.registry.reap(now.lease, at_most);
+            let departures = map.registry.reap(now, at_most);
             let mut wakes = false;
             for departure in &departures {
                 wakes |= map.has_changed(&departure.facts.cell_id, None);
@@ -278,6 +306,9 @@ impl Discovery {
         });
         if wakes {
             self.state.wake();
+        }
+        if !departures.is_empty() {
+            self.waiters.tell();
         }
         (departures, is_crowded)
     }
@@ -291,6 +322,19 @@ impl Discovery {
     fn longest_lease(&self) -> Duration {
         let longest = self.map.lock().registry.longest_lease();
         longest.unwrap_or(self.settings.stale_after)
+    }
+
+    fn revision(&self) -> u64 {
+        self.map.lock().registry.revision()
+    }
+
+    /// What came after `revision`, at most so many changes, and the revision now.
+    fn since(&self, revision: u64, at_most: usize) -> (Since, u64) {
+        let map = self.map.lock();
+        (
+            map.registry.since(revision, at_most),
+            map.registry.revision(),
+        )
     }
 
     fn peers(&self) -> usize {
@@ -329,6 +373,10 @@ impl Source for Discovery {
         self.with_map(|map, now| (map.registry.list(), self.moment_of(map, now)))
     }
 
+    fn gone(&self) -> (Vec<Arc<Gone>>, Moment) {
+        self.with_map(|map, now| (map.registry.gone(), self.moment_of(map, now)))
+    }
+
     fn frame(&self, count: usize, moment: Moment, now: SystemTime) -> Frame<'_> {
         Frame {
             peers: [],
@@ -362,6 +410,7 @@ impl Map {
 /// A discovery that runs until [`Running::stop`].
 pub struct Running {
     server: Server,
+    waiters: Arc<Waiters>,
     reaper: JoinHandle<()>,
     stop_reaper: Latch,
     watchdog: JoinHandle<()>,
@@ -404,12 +453,20 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
 
     settings.max_connections = Some(max_connections);
 
-    let new_epoch = new_name()?;
+    let new = NewEpoch {
+        name: new_name()?,
+        // So high that no epoch before got there, if it changed less than a thousand times a second.
+        revision: wire::millis(
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default(),
+        ),
+    };
     // Only now: nobody who is in the way of another discovery touches its file.
     let (former, opened) = match &settings.state_file {
-        None => (Former::none(new_epoch), None),
+        None => (Former::none(new), None),
         Some(path) => {
-            let (former, opened) = state::open(path, new_epoch)?;
+            let (former, opened) = state::open(path, new)?;
             (former, Some(opened))
         }
     };
@@ -422,17 +479,25 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
         .transpose()
         .map_err(cannot)?;
     let reaper = reaper::start(Arc::clone(&discovery)).map_err(cannot)?;
-    let handler = Arc::clone(&discovery);
+    let handler = Arc::new(Routes(Arc::clone(&discovery)));
+    let waiters = Arc::clone(&discovery.waiters);
     let server = Server::start(listener, limits, handler).map_err(cannot)?;
+    let _ = discovery.connections.set(server.connections());
     let watchdog = watchdog::start(discovery, server.door()).map_err(cannot)?;
     Ok(Running {
         server,
+        waiters,
         reaper,
         stop_reaper,
         watchdog,
         stop_watchdog,
         state,
     })
+}
+
+/// Where a request came from, as the log has it behind what was asked for.
+fn from(by: Option<IpAddr>) -> String {
+    by.map(|by| format!(" from {by}")).unwrap_or_default()
 }
 
 /// A name that nothing else has.
@@ -469,6 +534,8 @@ impl Running {
     pub fn stop(self, at_most: Duration) {
         // From here on the door may stay shut.
         self.stop_watchdog.set();
+        // Whoever waits for news is told that there is none, or what there is.
+        self.waiters.close();
         self.server.stop(at_most);
         self.stop_reaper.set();
         // They end the process before they end any other way.

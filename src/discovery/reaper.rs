@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Discovery;
 use super::hold::Verdict;
-use super::metrics::Reason;
 use super::renders::UNREAD;
+use crate::registry::Reason;
 use crate::vital;
 
 /// How many peers are taken out under one hold of the lock, so that no beat waits for a crowd: each
@@ -98,7 +98,7 @@ mod tests {
     use std::thread;
 
     use super::super::Settings;
-    use super::super::state::former::Former;
+    use super::super::state::former::{Former, NewEpoch};
     use super::*;
     use crate::wire::Registration;
 
@@ -117,12 +117,15 @@ mod tests {
         let mut settings = Settings::local("127.0.0.1", 0).expect("settings");
         settings.stale_after = LEASE;
         settings.hold_min = 0;
-        let former = Former::none("epoch".to_owned());
+        let former = Former::none(NewEpoch {
+            name: "epoch".to_owned(),
+            revision: 0,
+        });
         let discovery = Discovery::new(settings, None, former).expect("a discovery");
         for number in 0..CROWD {
             let body = format!(r#"{{"cell_id":"c{number}","ip":"h","port":1}}"#);
             let registration = Registration::from_json(body.as_bytes()).expect("valid");
-            let _ = discovery.register(registration).expect("taken");
+            let _ = discovery.register(registration, None).expect("taken");
         }
         let (.., began) = discovery.judge();
         while discovery.judge().2.since(began) <= LEASE {

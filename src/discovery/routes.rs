@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Discovery;
 use super::settings::Settings;
-use crate::exposition;
-use crate::http::{Handler, Method, Reply, Request};
+use crate::http::{Handler, Later, Method, Reply, Request};
 use crate::registry::Refused;
 use crate::wire::{self, Heartbeat, Instance, Registration};
 
@@ -18,6 +17,9 @@ pub(super) enum Route<'a> {
     Peer(Cow<'a, str>),
     Unregister(Cow<'a, str>),
     Peers,
+    OnePeer(Cow<'a, str>),
+    Targets,
+    Events,
     Health,
     Ready,
     Metrics,
@@ -38,10 +40,13 @@ impl<'a> Route<'a> {
             (None, "register") => Self::Register,
             (None, "heartbeat") => Self::Heartbeat,
             (None, "peers") => Self::Peers,
+            (None, "sd") => Self::Targets,
+            (None, "events") => Self::Events,
             (None, "health") => Self::Health,
             (None, "ready") => Self::Ready,
             (None, "metrics") => Self::Metrics,
             (None, "openapi.json") => Self::OpenApi,
+            (Some("peers"), _) => Self::OnePeer(last),
             (Some("peer"), _) => Self::Peer(last),
             (Some("unregister"), _) => Self::Unregister(last),
             _ => return None,
@@ -56,6 +61,9 @@ impl<'a> Route<'a> {
             Self::Peer(_) => "/peer/{cell_id}",
             Self::Unregister(_) => "/unregister/{cell_id}",
             Self::Peers => "/peers",
+            Self::OnePeer(_) => "/peers/{cell_id}",
+            Self::Targets => "/sd",
+            Self::Events => "/events",
             Self::Health => "/health",
             Self::Ready => "/ready",
             Self::Metrics => "/metrics",
@@ -68,41 +76,75 @@ impl<'a> Route<'a> {
         match self {
             Self::Register | Self::Heartbeat => (Method::Post, "POST"),
             Self::Peer(_) | Self::Unregister(_) => (Method::Delete, "DELETE"),
-            Self::Peers | Self::Health | Self::Ready | Self::Metrics | Self::OpenApi => {
-                (Method::Get, "GET, HEAD")
-            }
+            Self::Peers
+            | Self::OnePeer(_)
+            | Self::Targets
+            | Self::Events
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics
+            | Self::OpenApi => (Method::Get, "GET, HEAD"),
         }
     }
 }
 
-impl Handler for Discovery {
+/// Discovery as those see it who ask.
+pub(super) struct Routes(pub(super) Arc<Discovery>);
+
+impl Handler for Routes {
     fn handle(&self, request: &Request) -> Reply {
         let started = Instant::now();
         let (route, reply) = match request.segments().map(Route::find) {
             Ok(Some(route)) => (
                 route.name(),
-                self.answer(&route, request).unwrap_or_else(|error| error),
+                self.0.answer(&route, request).unwrap_or_else(|error| error),
             ),
             Ok(None) => ("unknown", Reply::not_found()),
             Err(reply) => ("unknown", reply),
         };
+        let reply = match reply.into_later() {
+            Ok(later) => {
+                let discovery = Arc::clone(&self.0);
+                return Reply::later(Box::new(Counted {
+                    discovery,
+                    route,
+                    later,
+                }));
+            }
+            Err(reply) => reply,
+        };
         // What the watchdog asks is no use anybody makes of us.
         if !request.is_probe() {
-            self.metrics
-                .request(route, reply.status(), started.elapsed());
+            let took = started.elapsed();
+            self.0.metrics.request(route, reply.status(), took);
         }
         reply
     }
 
     fn refused(&self, status: u16) {
-        self.metrics.refused(status);
+        self.0.metrics.refused(status);
+    }
+}
+
+/// A reply that is counted once it is made. How long it was waited for says nothing of us.
+struct Counted {
+    discovery: Arc<Discovery>,
+    route: &'static str,
+    later: Box<dyn Later>,
+}
+
+impl Later for Counted {
+    fn wait(&mut self, at_most: Duration) -> Option<Reply> {
+        let reply = self.later.wait(at_most)?;
+        self.discovery.metrics.answered(self.route, reply.status());
+        Some(reply)
     }
 }
 
 impl Discovery {
     /// # Errors
     /// The reply to a request that was refused; nothing was changed by it.
-    fn answer(&self, route: &Route<'_>, request: &Request) -> Result<Reply, Reply> {
+    fn answer(self: &Arc<Self>, route: &Route<'_>, request: &Request) -> Result<Reply, Reply> {
         let (method, allow) = route.method();
         if request.method() != method {
             return Err(Reply::method_not_allowed(allow));
@@ -131,14 +173,12 @@ impl Discovery {
                 Ok(Reply::json(200, &wire::Unregistered { status }))
             }
             Route::Peers => self.answer_peers(request),
+            Route::OnePeer(id) => self.answer_peer(id),
+            Route::Targets => self.answer_targets(request),
+            Route::Events => self.answer_events(request),
             Route::Health => Ok(self.answer_health()),
             Route::Ready => Ok(self.answer_ready()),
-            Route::Metrics => {
-                let peers = self.peers();
-                let uptime = self.started.elapsed();
-                let text = self.metrics.render(self.settings.level, uptime, peers);
-                Ok(exposition::reply(text))
-            }
+            Route::Metrics => Ok(self.answer_metrics()),
             Route::OpenApi => Ok(Reply::with_body(200, "application/json", OPENAPI.to_vec())),
         }
     }
@@ -156,10 +196,12 @@ impl Discovery {
     fn answer_register(&self, request: &Request) -> Result<Reply, Reply> {
         let registration = Registration::from_json(request.json()?).map_err(invalid)?;
         let cell_id = registration.cell_id.clone();
-        let accepted = self.register(registration).map_err(|refused| {
-            log::warn!("Refused to register {cell_id}: {refused}");
-            refusal(refused, cell_id.as_str())
-        })?;
+        let accepted = self
+            .register(registration, request.remote())
+            .map_err(|refused| {
+                log::warn!("Refused to register {cell_id}: {refused}");
+                refusal(refused, cell_id.as_str())
+            })?;
         Ok(Reply::json(
             200,
             &wire::Registered {
@@ -206,34 +248,8 @@ impl Discovery {
             .map(|text| Instance::new(&text))
             .transpose()
             .map_err(invalid)?;
-        self.deregister(id, instance.as_ref())
+        self.deregister(id, instance.as_ref(), request.remote())
             .map_err(|refused| refusal(refused, id))
-    }
-
-    fn answer_peers(&self, request: &Request) -> Result<Reply, Reply> {
-        let list = self
-            .renders
-            .read(self, request.prefers_gzip())
-            .map_err(|shed| Reply::error(503, shed.to_string()).header("Retry-After", "1"))?;
-        let (revision, tag) = (list.revision(), list.tag().to_owned());
-        let mut reply = if request.has_already(&tag) {
-            Reply::not_modified()
-        } else if list.is_packed() {
-            Reply::shared_json(200, Arc::new(list)).header("Content-Encoding", "gzip")
-        } else {
-            Reply::shared_json(200, Arc::new(list))
-        };
-        for (name, value) in [
-            ("ETag", tag),
-            ("X-Mesh-Revision", revision.to_string()),
-            ("X-Mesh-Epoch", self.epoch.clone()),
-        ] {
-            reply = reply.header(name, value);
-        }
-        // Whoever keeps it is to ask each time whether it is still true.
-        Ok(reply
-            .header("Cache-Control", "no-cache")
-            .header("Vary", "Accept-Encoding"))
     }
 
     fn answer_health(&self) -> Reply {
@@ -251,11 +267,16 @@ impl Discovery {
         )
     }
 
+    /// The answer while it is not known yet who is alive, for what is `left` of that time.
+    pub(super) fn not_settled(&self, left: Duration) -> Reply {
+        not_ready(left, |seconds| {
+            format!("settling: started without state, cells have {seconds} s more to register")
+        })
+    }
+
     fn answer_ready(&self) -> Reply {
         if let Some(left) = self.settling() {
-            return not_ready(left, |seconds| {
-                format!("settling: started without state, cells have {seconds} s more to register")
-            });
+            return self.not_settled(left);
         }
         if let Some((crowd, left)) = self.held() {
             return not_ready(left, |seconds| {
@@ -306,7 +327,10 @@ mod tests {
                 Route::Heartbeat => Route::Peer("a".into()),
                 Route::Peer(_) => Route::Unregister("a".into()),
                 Route::Unregister(_) => Route::Peers,
-                Route::Peers => Route::Health,
+                Route::Peers => Route::OnePeer("a".into()),
+                Route::OnePeer(_) => Route::Targets,
+                Route::Targets => Route::Events,
+                Route::Events => Route::Health,
                 Route::Health => Route::Ready,
                 Route::Ready => Route::Metrics,
                 Route::Metrics => Route::OpenApi,

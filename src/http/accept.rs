@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::server::{Doing, Place, Seat, Shared};
+use super::seat::{Doing, Seat};
+use super::server::{Place, Shared};
 use super::workers::{Start, Turn, Workers};
 use super::{Listener, connection};
 use crate::vital;
@@ -192,7 +193,7 @@ impl Accepting {
                 return;
             }
         }
-        let seat = Arc::new(Seat::new(stream, remote, is_probe, shared));
+        let seat = Arc::new(Seat::new(stream, remote, is_probe, shared.started));
         // Left alone until it has a thread.
         seat.is(Doing::Busy);
         let place = probe.unwrap_or_else(|| Place::among_the_seats(&seat, shared));

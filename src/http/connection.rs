@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::arrived::Arrived;
 use super::head::{Head, Refusal};
-use super::server::{Doing, Seat, Shared};
+use super::reply::{Body, Stream};
+use super::seat::{Doing, Seat};
+use super::server::Shared;
 use super::{Reply, tiny};
 use crate::courtesy::Courtesy;
 
@@ -22,6 +24,9 @@ const READ: usize = 16 * 1024;
 const SOON_THERE: usize = 16 * 1024;
 /// By how much a time-out may be off. One that is costs nothing; to set it costs a system call.
 const SLACK: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether a client is still there that waits for what there is to say.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How many pieces of a reply are held ready to be sent.
 const PIECES: usize = 1024;
@@ -102,12 +107,19 @@ impl Connection<'_> {
                 Err(refusal) => return self.refuse(&refusal),
             };
             request.is_probe = self.seat.is_probe;
-            let handled = catch_unwind(AssertUnwindSafe(|| self.shared.handler.handle(&request)));
-            let Ok(reply) = handled else {
-                log::error!("handling a request panicked");
-                return self.refuse(&Refusal::new(500, "Internal Server Error"));
+            request.remote = Some(self.seat.remote.ip().to_canonical());
+            let handled = catch_unwind(AssertUnwindSafe(|| {
+                self.await_reply(self.shared.handler.handle(&request))
+            }));
+            let mut reply = match handled {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    log::error!("handling a request panicked");
+                    return self.refuse(&Refusal::new(500, "Internal Server Error"));
+                }
             };
-            let keep_alive = wants_more && !self.has_to_end();
+            let keep_alive = wants_more && !self.has_to_end() && reply.has_end();
             // Said always: HTTP/1.0 clients that asked for it wait to hear it.
             let connection = if keep_alive { "keep-alive" } else { "close" };
             self.write(&reply, request.without_body, connection)?;
@@ -115,11 +127,54 @@ impl Connection<'_> {
             if std::mem::replace(&mut is_first, false) && !self.seat.is_probe {
                 self.shared.first_answers.fetch_add(1, Ordering::Relaxed);
             }
+            if let (Body::Stream(stream), false) = (&mut reply.body, request.without_body) {
+                return self.stream(stream.as_mut());
+            }
             match (keep_alive, wants_more) {
                 (true, _) => {}
                 (false, false) if reply.body.length() <= SOON_THERE => return self.part(),
                 (false, _) => return self.close(),
             }
+        }
+    }
+
+    /// The reply, once there is one; `None` when the client has gone before.
+    fn await_reply(&self, mut reply: Reply) -> Option<Reply> {
+        loop {
+            let mut later = match reply.into_later() {
+                Ok(later) => later,
+                Err(reply) => return Some(reply),
+            };
+            reply = loop {
+                match later.wait(LOOK) {
+                    Some(reply) => break reply,
+                    None if self.seat.has_gone() => return None,
+                    None => {}
+                }
+            };
+        }
+    }
+
+    /// Sends what there is to say, until there is nothing more, the client has gone, or it does not
+    /// read.
+    fn stream(&mut self, stream: &mut dyn Stream) -> io::Result<()> {
+        let mut courtesy = Courtesy::default();
+        loop {
+            self.seat.is(Doing::Busy);
+            let next = catch_unwind(AssertUnwindSafe(|| stream.next(LOOK)));
+            let Ok(Some(bytes)) = next else {
+                return self.close();
+            };
+            if bytes.is_empty() {
+                if self.seat.has_gone() {
+                    return Ok(());
+                }
+                continue;
+            }
+            let deadline = self.seat.is(Doing::Sending) + self.shared.limits.reply;
+            let mut slices = [IoSlice::new(&bytes)];
+            self.socket
+                .write_all(&mut slices, deadline, &mut courtesy)?;
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -84,6 +84,18 @@ impl Door {
             200 => Ok(()),
             status => Err(io::Error::other(format!("status {status}"))),
         }
+    }
+}
+
+/// The connections of a server, for whoever it serves: they keep it no longer than it runs.
+pub struct Connections(pub(super) Weak<Shared>);
+
+impl Connections {
+    /// How many are open.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let shared = self.0.upgrade();
+        shared.map_or(0, |shared| shared.connections())
     }
 }
 

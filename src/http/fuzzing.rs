@@ -1,9 +1,11 @@
 //! What holds for all that arrives at the door, and requests and replies for others to try.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::arrived::Arrived;
 use super::head::{Framing, Head};
+use super::reply::Body;
 use super::tiny::{self, Pairs};
 use super::{MAX_BODY, MAX_HEAD, Method, Reply, Request};
 
@@ -311,6 +313,7 @@ pub(crate) fn request(text: &[u8]) -> Option<Request> {
         method: method(&head.method),
         without_body: head.method == "HEAD",
         is_probe: false,
+        remote: None,
         target: head.target.clone(),
         host: value("Host"),
         origin: value("Origin"),
@@ -318,6 +321,7 @@ pub(crate) fn request(text: &[u8]) -> Option<Request> {
         authorization: value("Authorization"),
         accept_encoding: value("Accept-Encoding"),
         if_none_match: value("If-None-Match"),
+        last_event_id: value("Last-Event-ID"),
         body: body.to_vec(),
     })
 }
@@ -330,8 +334,30 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Reads what is sent of `reply`.
-    pub(crate) fn of(reply: &Reply) -> Self {
+    /// Reads what is sent of `reply` at once; `None` where that is nothing, for it is waited for.
+    pub(crate) fn at_once(mut reply: Reply) -> Option<Self> {
+        loop {
+            match reply.into_later() {
+                Ok(mut later) => reply = later.wait(Duration::ZERO)?,
+                Err(reply) => return Some(Self::of(reply)),
+            }
+        }
+    }
+
+    /// Reads what is sent of `reply`: of one without an end, how it begins.
+    fn of(mut reply: Reply) -> Self {
+        if let Body::Stream(stream) = &mut reply.body {
+            let said = [stream.next(Duration::ZERO), stream.next(Duration::ZERO)];
+            let begin = said.into_iter().flatten().flatten().collect();
+            let answer = Self::with(&reply, begin);
+            assert_eq!(answer.field("content-length"), None);
+            return answer;
+        }
+        let body = reply.body.whole().into_owned();
+        Self::with(&reply, body)
+    }
+
+    fn with(reply: &Reply, body: Vec<u8>) -> Self {
         let mut bytes = Vec::new();
         let Ok(()) = tiny::render_head(reply, "keep-alive", &mut bytes) else {
             unreachable!("cannot be sent: {reply:?}");
@@ -346,12 +372,12 @@ impl Answer {
         });
         let answer = Self {
             status: reply.status,
-            body: reply.body.whole().into_owned(),
+            body,
             fields: fields.collect(),
         };
         assert_eq!(head.code, Some(reply.status));
         // Nothing in a value has become a field of its own.
-        let own = if reply.has_body() { 5 } else { 3 };
+        let own = 3 + usize::from(reply.has_body()) + usize::from(reply.has_length());
         assert_eq!(answer.fields.len(), reply.headers.len() + own);
         answer
     }

@@ -48,7 +48,13 @@ pub(super) struct Head {
 }
 
 /// The headers that are handed on, each at most once in a request.
-const HANDED_ON: [&str; 4] = ["Host", "Origin", "Content-Type", "Authorization"];
+const HANDED_ON: [&str; 5] = [
+    "Host",
+    "Origin",
+    "Content-Type",
+    "Authorization",
+    "Last-Event-ID",
+];
 /// The lists that are handed on, each as one however many lines it has. What cannot be read of them
 /// is left out: without them the answer is the whole list, as it is.
 const LISTS: [&str; 2] = ["Accept-Encoding", "If-None-Match"];

@@ -12,7 +12,9 @@
 //!   only file that names that crate, which never sees a socket of the outside world: bare, it
 //!   trusts lengths, waits for ever and keeps what it reads.
 //! - `negotiate` is what a client says of the answer it would like, pure as well.
-//! - [`Handler`] is the role: it gets a [`Request`] and returns a [`Reply`].
+//! - [`Handler`] is the role: it gets a [`Request`] and returns a [`Reply`]: one that is whole, or made
+//!   of bytes that others send, too, or still to be waited for ([`Later`]), or without an end
+//!   ([`Stream`]). It is the connection that waits, and sees when its client has gone.
 //!
 //! Beside it [`check()`], which asks a program of ours how it is, and [`Door`], by which a program
 //! asks itself.
@@ -30,6 +32,7 @@ mod listener;
 mod negotiate;
 mod reply;
 mod request;
+mod seat;
 mod server;
 mod tiny;
 mod workers;
@@ -37,9 +40,9 @@ mod workers;
 use std::time::Duration;
 
 pub use check::check;
-pub use door::Door;
+pub use door::{Connections, Door};
 pub use listener::{BindError, Listener, Room};
-pub use reply::{Pieces, Reply};
+pub use reply::{JSON, Later, Pieces, Reply, Stream};
 pub use request::{Method, Request};
 pub use server::Server;
 

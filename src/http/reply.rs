@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::wire::Detail;
 
-const JSON: &str = "application/json";
+/// The type of most bodies.
+pub const JSON: &str = "application/json";
 const NOT_MODIFIED: u16 = 304;
 
 /// One reply: status, headers, body.
@@ -25,6 +27,23 @@ pub(super) enum Body {
     Own(Vec<u8>),
     /// What several replies share, and who made them hears of when the last is gone.
     Shared(Arc<dyn Pieces>),
+    /// The reply is still to be made.
+    Later(Box<dyn Later>),
+    /// What comes little by little, until the connection ends.
+    Stream(Box<dyn Stream>),
+}
+
+/// A reply that is waited for. It is let go of when the client has gone.
+pub trait Later: Send {
+    /// Waits for it, for about `at_most`: `None` where there is nothing to say yet.
+    fn wait(&mut self, at_most: Duration) -> Option<Reply>;
+}
+
+/// A body without an end. It is let go of when the client has gone, or does not read.
+pub trait Stream: Send {
+    /// Waits for more of it, for about `at_most`: nothing where there is nothing to say yet, `None` at
+    /// its end.
+    fn next(&mut self, at_most: Duration) -> Option<Vec<u8>>;
 }
 
 /// Bytes that several replies send, in pieces one behind the other, so that what they have in common
@@ -45,6 +64,7 @@ impl Body {
         match self {
             Self::Own(bytes) => bytes.len(),
             Self::Shared(pieces) => pieces.length(),
+            Self::Later(_) | Self::Stream(_) => 0,
         }
     }
 
@@ -53,10 +73,12 @@ impl Body {
         let count = match self {
             Self::Own(_) => 1,
             Self::Shared(pieces) => pieces.count(),
+            Self::Later(_) | Self::Stream(_) => 0,
         };
         (0..count).map(|number| match self {
             Self::Own(bytes) => bytes.as_slice(),
             Self::Shared(pieces) => pieces.piece(number),
+            Self::Later(_) | Self::Stream(_) => &[],
         })
     }
 
@@ -64,7 +86,7 @@ impl Body {
     pub(super) fn whole(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Own(bytes) => Cow::Borrowed(bytes),
-            Self::Shared(_) => Cow::Owned(self.pieces().flatten().copied().collect()),
+            _ => Cow::Owned(self.pieces().flatten().copied().collect()),
         }
     }
 }
@@ -120,11 +142,22 @@ impl Reply {
         Self::with(status, content_type, Body::Own(body))
     }
 
-    /// A reply whose body is JSON that other replies send, too. It is let go of when the last of
-    /// them is sent.
+    /// A reply whose body other replies send, too. It is let go of when the last of them is sent.
     #[must_use]
-    pub fn shared_json(status: u16, body: Arc<dyn Pieces>) -> Self {
-        Self::with(status, JSON, Body::Shared(body))
+    pub fn shared(status: u16, content_type: &'static str, body: Arc<dyn Pieces>) -> Self {
+        Self::with(status, content_type, Body::Shared(body))
+    }
+
+    /// A reply that is still to be made.
+    #[must_use]
+    pub fn later(later: Box<dyn Later>) -> Self {
+        Self::with(200, "", Body::Later(later))
+    }
+
+    /// A reply that goes on until the connection ends.
+    #[must_use]
+    pub fn stream(content_type: &'static str, body: Box<dyn Stream>) -> Self {
+        Self::with(200, content_type, Body::Stream(body))
     }
 
     /// The answer to who has already what is asked for. The headers have to be those of the answer it
@@ -153,6 +186,27 @@ impl Reply {
     /// Whether this is an answer that has a body.
     pub(super) fn has_body(&self) -> bool {
         self.status != NOT_MODIFIED
+    }
+
+    /// Whether it comes to an end before the connection does.
+    pub(super) fn has_end(&self) -> bool {
+        !matches!(self.body, Body::Stream(_))
+    }
+
+    /// Whether it is said how long its body is.
+    pub(super) fn has_length(&self) -> bool {
+        self.has_body() && self.has_end()
+    }
+
+    /// What is to be waited for before there is a reply.
+    ///
+    /// # Errors
+    /// The reply, where that is not so.
+    pub fn into_later(self) -> Result<Box<dyn Later>, Self> {
+        match self.body {
+            Body::Later(later) => Ok(later),
+            _ => Err(self),
+        }
     }
 
     /// The status.

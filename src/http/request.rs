@@ -1,6 +1,7 @@
 //! A request as the roles see it: bounded, well-formed, read to its end.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use super::negotiate;
 use super::reply::Reply;
@@ -25,6 +26,8 @@ pub struct Request {
     pub(super) without_body: bool,
     /// Whether it is our own.
     pub(super) is_probe: bool,
+    /// Where it came from.
+    pub(super) remote: Option<IpAddr>,
     /// Path and query, as sent.
     pub(super) target: String,
     pub(super) host: Option<String>,
@@ -33,6 +36,7 @@ pub struct Request {
     pub(super) authorization: Option<String>,
     pub(super) accept_encoding: Option<String>,
     pub(super) if_none_match: Option<String>,
+    pub(super) last_event_id: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
@@ -41,6 +45,12 @@ impl Request {
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.is_probe
+    }
+
+    /// The address it came from; that of a proxy, where there is one in front.
+    #[must_use]
+    pub fn remote(&self) -> Option<IpAddr> {
+        self.remote
     }
 
     /// What is asked for.
@@ -112,12 +122,22 @@ impl Request {
             .is_some_and(negotiate::prefers_gzip)
     }
 
-    /// Whether the client has what is tagged so, and is to be told just that.
+    /// The tags of what the client has already, and is to be told no more than that.
     #[must_use]
-    pub fn has_already(&self, tag: &str) -> bool {
-        self.if_none_match
-            .as_deref()
-            .is_some_and(|tags| negotiate::has_tag(tags, tag))
+    pub fn if_none_match(&self) -> Option<&str> {
+        self.if_none_match.as_deref()
+    }
+
+    /// Whether a tag is one of these, which a client sent.
+    #[must_use]
+    pub fn is_among(tag: &str, tags: &str) -> bool {
+        negotiate::has_tag(tags, tag)
+    }
+
+    /// The last event that the client has of a stream that it goes on with.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<&str> {
+        self.last_event_id.as_deref()
     }
 
     /// Refuses what a page of another site makes a browser send: a request that changes state
@@ -157,6 +177,7 @@ mod tests {
             method: Method::Post,
             without_body: false,
             is_probe: false,
+            remote: None,
             target: target.to_owned(),
             host: Some("mesh:8001".to_owned()),
             origin: None,
@@ -164,6 +185,7 @@ mod tests {
             authorization: None,
             accept_encoding: None,
             if_none_match: None,
+            last_event_id: None,
             body: Vec::new(),
         }
     }

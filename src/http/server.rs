@@ -1,16 +1,16 @@
 //! A server: it holds no more connections than there is room for, and drains them at a stop.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::ioctl_fionread;
 use slab::Slab;
 
 use super::accept::Accepting;
-use super::door::Door;
+use super::door::{Connections, Door};
+use super::seat::{BUSY, FRESH_MS, HEAD, PARTING, Seat, WAITING};
 use super::tiny::Pairs;
 use super::workers::Workers;
 use super::{Handler, Limits, Listener};
@@ -30,11 +30,6 @@ const FRESH_WAIT: Duration = Duration::from_millis(10);
 const THREAD_KEPT: Duration = Duration::from_secs(5);
 /// How often connections are looked at while it is waited for one to leave.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a connection is left alone in what it has just begun, in milliseconds: the request may
-/// be on its way, the reply about to leave.
-const FRESH_MS: u64 = 100;
-/// How long a stop waits for the first request of a connection, in milliseconds.
-const NEW_MS: u64 = 1000;
 /// How long an accept loop is waited for at a stop: longer than it takes, unless it hangs.
 const ACCEPT_ENDS: Duration = Duration::from_secs(2);
 /// How many connections that ask on our own behalf are held beyond the limit.
@@ -92,6 +87,12 @@ impl Server {
         Door::new(&self.shared, &self.accepting, self.address)
     }
 
+    /// Its connections, to be counted.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        Connections(Arc::downgrade(&self.shared))
+    }
+
     /// The address that is listened on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -128,137 +129,7 @@ pub(super) struct Shared {
     /// get a thread and are served.
     pub(super) first_answers: AtomicU64,
     stopping: AtomicBool,
-    started: Instant,
-}
-
-/// A connection's place in the table.
-pub(super) struct Seat {
-    pub(super) stream: TcpStream,
-    pub(super) remote: SocketAddr,
-    /// Whether it asks on our own behalf.
-    pub(super) is_probe: bool,
-    server_started: Instant,
-    /// What the connection is doing (the lowest three bits) and since when (milliseconds since the
-    /// server started). One word, so that a look at it is never half old.
-    doing: AtomicU64,
-    told_to_leave: AtomicBool,
-    /// Whether its first request is answered.
-    pub(super) is_known: AtomicBool,
-}
-
-/// What a connection is doing, in the order in which connections are closed when room is needed.
-#[derive(Clone, Copy)]
-pub(super) enum Doing {
-    /// Nothing more: it has its last reply, and the client may be reading it.
-    Parting = 0,
-    /// Nothing: it is between requests, or not at its first yet.
-    Waiting = 1,
-    /// Receiving the head of a request.
-    Head = 2,
-    /// Receiving the body of a request.
-    Body = 3,
-    /// Sending a reply, which lasts where the client is slow to take it.
-    Sending = 4,
-    /// Being answered. Those are left alone, and so are those of the next kind.
-    Busy = 5,
-    /// Told to leave, to make room.
-    Leaving = 6,
-}
-
-const DOING_BITS: u32 = 3;
-const PARTING: u64 = Doing::Parting as u64;
-const WAITING: u64 = Doing::Waiting as u64;
-const HEAD: u64 = Doing::Head as u64;
-const BUSY: u64 = Doing::Busy as u64;
-
-impl Seat {
-    pub(super) fn new(
-        stream: TcpStream,
-        remote: SocketAddr,
-        is_probe: bool,
-        shared: &Shared,
-    ) -> Self {
-        Self {
-            stream,
-            remote,
-            is_probe,
-            server_started: shared.started,
-            doing: AtomicU64::new(0),
-            told_to_leave: AtomicBool::new(false),
-            is_known: AtomicBool::new(false),
-        }
-    }
-
-    /// Says what it does from now on, and when that is.
-    pub(super) fn is(&self, doing: Doing) -> Instant {
-        let now = Instant::now();
-        let word = self.millis(now) << DOING_BITS | doing as u64;
-        self.doing.store(word, Ordering::Release);
-        now
-    }
-
-    /// What it is doing, as a number that orders as [`Doing`] does, and since when.
-    fn doing(&self) -> (u64, u64) {
-        let word = self.doing.load(Ordering::Acquire);
-        (word & ((1 << DOING_BITS) - 1), word >> DOING_BITS)
-    }
-
-    /// Tells it to leave, unless it has gone on to something else than `doing`. Returns whether it
-    /// was told.
-    fn tell_to_leave(&self, (doing, since): (u64, u64)) -> bool {
-        let before = since << DOING_BITS | doing;
-        let after = since << DOING_BITS | Doing::Leaving as u64;
-        let told = self
-            .doing
-            .compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
-        if told {
-            self.told_to_leave.store(true, Ordering::Release);
-            let how = match doing {
-                // A request that arrives at this very moment is still answered.
-                WAITING => Shutdown::Read,
-                _ => Shutdown::Both,
-            };
-            let _ = self.stream.shutdown(how);
-        }
-        told
-    }
-
-    /// Whether it was told to leave, whatever it has done since.
-    pub(super) fn is_told_to_leave(&self) -> bool {
-        self.told_to_leave.load(Ordering::Acquire)
-    }
-
-    /// Whether it has no request, and has had time to send one. Who has only connected is about to,
-    /// even where it takes the client long to get at it; who has been answered may stay silent.
-    fn has_nothing_to_say(&self) -> bool {
-        let (doing, since) = self.doing();
-        let spared = match self.is_known.load(Ordering::Relaxed) {
-            true => FRESH_MS,
-            false => NEW_MS,
-        };
-        matches!(doing, WAITING | HEAD) && self.now().saturating_sub(since) > spared
-    }
-
-    /// Whether something has arrived that its thread has not got to yet.
-    pub(super) fn has_unread(&self) -> bool {
-        ioctl_fionread(&self.stream).is_ok_and(|count| count > 0)
-    }
-
-    /// Whether what it does `since` then was begun only just now.
-    fn is_fresh(&self, since: u64) -> bool {
-        self.now().saturating_sub(since) <= FRESH_MS
-    }
-
-    /// Milliseconds since the server started.
-    fn now(&self) -> u64 {
-        self.millis(Instant::now())
-    }
-
-    fn millis(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.server_started);
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
+    pub(super) started: Instant,
 }
 
 impl Shared {
@@ -268,6 +139,11 @@ impl Shared {
 
     fn seats(&self) -> MutexGuard<'_, Slab<Arc<Seat>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many connections are held.
+    pub(super) fn connections(&self) -> usize {
+        self.seats().len()
     }
 
     /// Whether there is room for one more connection as it is.
@@ -434,6 +310,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::net::TcpStream;
     use std::sync::atomic::AtomicU16;
 
     use super::super::{Reply, Request};

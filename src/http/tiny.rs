@@ -178,12 +178,13 @@ impl Pair {
             feed.extend_from_slice(part.as_bytes());
         }
         let [mut host, mut origin, mut content_type, mut authorization] = [const { None }; 4];
-        let [mut accept_encoding, mut if_none_match] = [const { None }; 2];
+        let [mut accept_encoding, mut if_none_match, mut last_event_id] = [const { None }; 3];
         for (name, value) in head.headers {
             let (kept, passes) = match name {
                 "Host" => (&mut host, false),
                 "Accept-Encoding" => (&mut accept_encoding, false),
                 "If-None-Match" => (&mut if_none_match, false),
+                "Last-Event-ID" => (&mut last_event_id, false),
                 "Origin" => (&mut origin, true),
                 "Content-Type" => (&mut content_type, true),
                 _ => (&mut authorization, true),
@@ -230,6 +231,7 @@ impl Pair {
             method,
             without_body,
             is_probe: false,
+            remote: None,
             target: head.target,
             host,
             origin,
@@ -237,6 +239,7 @@ impl Pair {
             authorization,
             accept_encoding,
             if_none_match,
+            last_event_id,
             body,
         })
     }
@@ -253,7 +256,7 @@ pub(super) fn render_head(reply: &Reply, connection: &str, out: &mut Vec<u8>) ->
         }
         out.extend_from_slice(&latest.bytes);
         // Where there is no body it would be the length of one there is not (RFC 9110, 8.6).
-        if reply.has_body() {
+        if reply.has_length() {
             write!(out, "Content-Length: {}\r\n", reply.body.length())?;
         }
         // The crate takes this header for its own business and leaves it out.

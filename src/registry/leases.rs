@@ -227,14 +227,12 @@ impl Leases {
         self.late
     }
 
-    /// A slot whose lease has run out (was last renewed *more than* its length ago), and how long
-    /// ago it was renewed.
-    pub(super) fn stale(&mut self, links: &impl Links, now: LeaseTime) -> Option<(u32, Duration)> {
+    /// A slot whose lease has run out (was last renewed *more than* its length ago).
+    pub(super) fn stale(&mut self, links: &impl Links, now: LeaseTime) -> Option<u32> {
         loop {
             let &(_, number) = self.due.first().filter(|(due, _)| *due < now)?;
             if self.look_again(links, number) < now {
-                let slot = self.queues[number].oldest;
-                return Some((slot, now.since(links.link(slot).renewed)));
+                return Some(self.queues[number].oldest);
             }
         }
     }
@@ -333,7 +331,7 @@ mod tests {
                             .collect();
                         expected.sort_unstable();
                         let mut found = Vec::new();
-                        while let Some((slot, _)) = leases.stale(&links, now) {
+                        while let Some(slot) = leases.stale(&links, now) {
                             leases.end(&mut links, slot);
                             table.remove(&slot);
                             found.push(slot);

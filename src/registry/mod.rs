@@ -8,17 +8,17 @@ mod index;
 mod kept;
 mod leases;
 mod pages;
+mod past;
 mod slots;
+mod stay;
+mod terms;
 
-use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use smallvec::SmallVec;
-use smol_str::SmolStr;
-
 use crate::beats::Beats;
-use crate::wire::{CellId, Heartbeat, Instance, Registration};
+use crate::wire::{BEATS_PER_LEASE, CellId, Heartbeat, Instance, Registration};
 use fence::Fence;
 use index::Hash;
 pub(crate) use index::Index;
@@ -26,148 +26,14 @@ pub use kept::{Kept, Left};
 use leases::{Leases, Link, Links};
 pub use pages::{List, ListedPeer, Page};
 use pages::{Pages, Seat};
+use past::Past;
+pub use past::{Came, DEPARTURES, Event, Gone, Reason, Since};
 use slots::Slots;
-
-/// A moment on the clock leases run on: time since some start, not counting the time in which
-/// discovery was not serving.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeaseTime {
-    /// Enough for 584 years.
-    nanos: u64,
-}
-
-impl LeaseTime {
-    /// The time from `earlier` until this, zero if `earlier` is later.
-    #[must_use]
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
-    }
-
-    /// This moment plus `duration`.
-    #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
-        let more = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            nanos: self.nanos.saturating_add(more),
-        }
-    }
-}
-
-/// The moment of a request or a pass: where leases stand and what the wall clock shows.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// What ages and leases are counted by.
-    pub lease: LeaseTime,
-    /// What `last_seen` shows, and nothing else.
-    pub wall: SystemTime,
-}
-
-/// Bounds of a registry.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The lease of peers that do not ask for their own.
-    pub stale_after: Duration,
-    /// How many peers are taken.
-    pub max_peers: usize,
-}
-
-/// What is shown of a peer and changes only by a registration. There may be a million of them, so a
-/// few short texts take no room of their own; nor are there small pieces of memory then, which libc
-/// puts together, when thousands have been given back, while somebody waits for a large one.
-#[derive(Debug, PartialEq)]
-pub struct Facts {
-    /// The cell's unique name.
-    pub cell_id: CellId,
-    /// Its address or host name.
-    pub ip: SmolStr,
-    /// Its port.
-    pub port: u16,
-    /// What it offers.
-    pub services: SmallVec<[SmolStr; 2]>,
-    /// Its branch.
-    pub branch: SmolStr,
-    /// Its kind.
-    pub kind: SmolStr,
-    /// The host it runs on.
-    pub hostname: SmolStr,
-}
-
-/// What a registration did to the map.
-#[derive(Debug)]
-pub enum Change {
-    /// The id was not there.
-    Joined,
-    /// Another run of the cell, or one at another address, was there and is gone.
-    Replaced(Departure),
-    /// The same cell, with something shown that is new.
-    Updated,
-    /// The same cell, with nothing new.
-    Renewed,
-}
-
-/// A registration that was taken.
-#[must_use]
-#[derive(Debug)]
-pub struct Accepted {
-    /// The peer as it is shown now.
-    pub facts: Arc<Facts>,
-    /// What it did.
-    pub change: Change,
-    /// Whether what is [`Kept`] of the peer is new, its level aside.
-    pub to_keep: bool,
-    /// The lease the peer has.
-    pub lease: Duration,
-    /// The revision after it.
-    pub revision: u64,
-}
-
-/// A heartbeat that was taken.
-#[must_use]
-#[derive(Debug, PartialEq, Eq)]
-pub struct Renewal {
-    /// The lease that now begins anew.
-    pub lease: Duration,
-    /// How many peers there are.
-    pub peers: usize,
-    /// The revision.
-    pub revision: u64,
-}
-
-/// A peer that is gone.
-#[must_use]
-#[derive(Debug)]
-pub struct Departure {
-    /// Who it was.
-    pub facts: Arc<Facts>,
-    /// Which run of the cell.
-    pub instance: Option<Instance>,
-    /// How long it had been silent.
-    pub silent_for: Duration,
-}
-
-/// A request the map refuses; nothing was changed by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// There is no such peer.
-    Unknown,
-    /// Another run of the cell is registered.
-    Fenced,
-    /// The run said that it is gone, and this request is older than that.
-    Overtaken,
-    /// There are as many peers as are taken.
-    Full,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "no such peer",
-            Self::Fenced => "another instance of this cell is registered; stop one of them, or give it another id",
-            Self::Overtaken => "this instance deregistered less than 60 s ago",
-            Self::Full => "as many peers as this discovery takes are registered",
-        })
-    }
-}
+pub use stay::Quality;
+use stay::Stay;
+pub use terms::{
+    Accepted, Change, Departure, Facts, LeaseTime, Limits, Now, Portrait, Refused, Renewal,
+};
 
 /// What a registration says that is not shown, or changes without one.
 struct Run {
@@ -204,13 +70,15 @@ pub struct Registry {
     leases: Leases,
     fence: Fence,
     next_place: u64,
-    revision: u64,
+    past: Past,
 }
 
-/// What a beat needs of a peer: one line of the processor's cache, that it has to wait for.
+/// What a beat needs of a peer: a line of the processor's cache that it has to wait for, and the
+/// one beside it, that of its [`Stay`].
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(align(128))]
 struct Peer {
+    stay: Stay,
     facts: Arc<Facts>,
     instance: Option<Instance>,
     /// Where its level is, and when it was last seen, for all who have a list.
@@ -222,7 +90,16 @@ struct Peer {
     has_own_lease: bool,
 }
 
-const _: () = assert!(size_of::<Option<Peer>>() == 64);
+const _: () = assert!(size_of::<Option<Peer>>() == 128);
+
+/// A peer on its way out.
+struct Leaving {
+    facts: Arc<Facts>,
+    instance: Option<Instance>,
+    stay: Stay,
+    renewed: LeaseTime,
+    lease: Option<Duration>,
+}
 
 impl Peer {
     fn sit(&mut self, seat: Seat) {
@@ -253,7 +130,7 @@ impl Registry {
             leases: Leases::default(),
             fence: Fence::default(),
             next_place: 0,
-            revision: 0,
+            past: Past::from(0),
         }
     }
 
@@ -272,14 +149,20 @@ impl Registry {
     /// The revision: it rises with every change of membership, never with a beat or a level.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.revision
+        self.past.revision()
     }
 
-    /// Puts a peer into the map, or in place of the one with its id.
+    /// Puts a peer into the map, or in place of the one with its id, as somebody asks `by` whom that
+    /// is remembered.
     ///
     /// # Errors
     /// [`Refused::Overtaken`] and [`Refused::Full`].
-    pub fn register(&mut self, registration: Registration, now: Now) -> Result<Accepted, Refused> {
+    pub fn register(
+        &mut self,
+        registration: Registration,
+        by: Option<IpAddr>,
+        now: Now,
+    ) -> Result<Accepted, Refused> {
         let (facts, run) = split(registration);
         if let Some(instance) = &run.instance
             && self.fence.refuses(&facts.cell_id, instance, now.lease)
@@ -301,7 +184,7 @@ impl Registry {
             None if self.len() >= self.limits.max_peers => return Err(Refused::Full),
             None => {
                 let place = self.next_place;
-                let slot = self.add(hash, place, Arc::new(facts), run.instance);
+                let slot = self.add(hash, place, Arc::new(facts), run.instance, now);
                 (slot, Change::Joined)
             }
         };
@@ -309,15 +192,30 @@ impl Registry {
         peer.has_own_lease = has_own_lease;
         peer.beats.set(peer.at, run.level, now.wall);
         let facts = Arc::clone(&peer.facts);
+        let came = Came {
+            facts: Arc::clone(&facts),
+            level: run.level,
+            at: now.wall,
+            by,
+        };
+        match change {
+            Change::Joined | Change::Replaced(_) => {
+                let flaps = self.past.joined(came);
+                peer.stay = Stay::begin(now.lease, now.wall, by, flaps);
+            }
+            Change::Updated => {
+                self.past.changed(came);
+                peer.stay.registered(by);
+            }
+            Change::Renewed => peer.stay.registered(by),
+        }
         self.leases.renew(&mut self.peers, slot, lease, now.lease);
-        let is_renewal = matches!(change, Change::Renewed);
-        self.revision += u64::from(!is_renewal);
         Ok(Accepted {
-            to_keep: !is_renewal || is_kept_anew,
+            to_keep: !matches!(change, Change::Renewed) || is_kept_anew,
             facts,
             change,
             lease,
-            revision: self.revision,
+            revision: self.revision(),
         })
     }
 
@@ -338,6 +236,7 @@ impl Registry {
         place: u64,
         facts: Arc<Facts>,
         instance: Option<Instance>,
+        now: Now,
     ) -> u32 {
         let peers = &mut self.peers;
         let slot = peers.next();
@@ -348,6 +247,7 @@ impl Registry {
             instance,
             beats: seat.beats,
             at: seat.at,
+            stay: Stay::begin(now.lease, now.wall, None, 0),
             link: Link::default(),
             has_own_lease: false,
         });
@@ -357,6 +257,7 @@ impl Registry {
     }
 
     fn replace(&mut self, slot: u32, facts: Facts, instance: Option<Instance>, now: Now) -> Change {
+        let lease = self.leases.length(&self.peers[slot].link);
         let peer = &mut self.peers[slot];
         let other_run = match (&peer.instance, &instance) {
             (Some(stored), Some(new)) => stored != new,
@@ -373,11 +274,18 @@ impl Registry {
             Arc::clone(&peer.facts)
         };
         match (other_run, shown_differs) {
-            (true, _) => Change::Replaced(Departure {
-                facts: old,
-                instance,
-                silent_for: now.lease.since(peer.link.renewed()),
-            }),
+            (true, _) => Change::Replaced(self.leave(
+                Leaving {
+                    facts: old,
+                    instance,
+                    stay: self.peers[slot].stay.clone(),
+                    renewed: self.peers[slot].link.renewed(),
+                    lease,
+                },
+                Reason::Replaced,
+                None,
+                now,
+            )),
             (false, true) => Change::Updated,
             (false, false) => Change::Renewed,
         }
@@ -395,11 +303,14 @@ impl Registry {
         }
         peer.beats.set(peer.at, beat.consciousness_level, now.wall);
         let lease = self.leases.length(&peer.link);
+        let lease = lease.unwrap_or(self.limits.stale_after);
+        let silence = now.lease.since(peer.link.renewed());
+        peer.stay.beat(silence, lease / BEATS_PER_LEASE);
         self.leases.renew_again(&mut self.peers, slot, now.lease);
         Ok(Renewal {
-            lease: lease.unwrap_or(self.limits.stale_after),
+            lease,
             peers: self.peers.len(),
-            revision: self.revision,
+            revision: self.revision(),
         })
     }
 
@@ -415,6 +326,7 @@ impl Registry {
         &mut self,
         id: &str,
         instance: Option<&Instance>,
+        by: Option<IpAddr>,
         now: Now,
     ) -> Result<Departure, Refused> {
         let known = self.slot(id);
@@ -428,30 +340,51 @@ impl Registry {
         if is_other_run(self.peers[slot].instance.as_ref(), instance) {
             return Err(Refused::Fenced);
         }
-        let peer = self.remove(slot);
-        Ok(Departure {
-            silent_for: now.lease.since(peer.link.renewed()),
-            instance: peer.instance,
-            facts: peer.facts,
-        })
+        let leaving = self.remove(slot);
+        Ok(self.leave(leaving, Reason::Deregistered, by, now))
     }
 
     /// Takes out at most `at_most` peers whose lease has run out. Fewer than that came back: no
     /// more are stale.
     #[must_use]
-    pub fn reap(&mut self, now: LeaseTime, at_most: usize) -> Vec<Departure> {
+    pub fn reap(&mut self, now: Now, at_most: usize) -> Vec<Departure> {
         let mut departures = Vec::new();
         while departures.len() < at_most
-            && let Some((slot, silent_for)) = self.leases.stale(&self.peers, now)
+            && let Some(slot) = self.leases.stale(&self.peers, now.lease)
         {
-            let peer = self.remove(slot);
-            departures.push(Departure {
-                facts: peer.facts,
-                instance: peer.instance,
-                silent_for,
-            });
+            let leaving = self.remove(slot);
+            departures.push(self.leave(leaving, Reason::Reaped, None, now));
         }
         departures
+    }
+
+    /// Remembers that somebody left.
+    fn leave(
+        &mut self,
+        leaving: Leaving,
+        reason: Reason,
+        by: Option<IpAddr>,
+        now: Now,
+    ) -> Departure {
+        let silent_for = now.lease.since(leaving.renewed);
+        let was_here = now.lease.since(leaving.stay.joined);
+        let lease = leaving.lease.unwrap_or(self.limits.stale_after);
+        self.past.left(Gone {
+            facts: Arc::clone(&leaving.facts),
+            reason,
+            at: now.wall,
+            was_here,
+            late: silent_for.saturating_sub(lease / BEATS_PER_LEASE),
+            registered_by: leaving.stay.by(),
+            deregistered_by: by,
+            flaps: leaving.stay.flaps(),
+        });
+        Departure {
+            facts: leaving.facts,
+            instance: leaving.instance,
+            silent_for,
+            was_here,
+        }
     }
 
     /// Counts who is late (silent for more than two thirds of the lease), at most so many more than
@@ -487,7 +420,58 @@ impl Registry {
     /// The peers as they are now, first registered first.
     #[must_use]
     pub fn list(&self) -> List {
-        self.pages.list(self.len(), self.revision)
+        self.pages.list(self.len(), self.revision())
+    }
+
+    /// What came after `revision`, at most so many changes.
+    #[must_use]
+    pub fn since(&self, revision: u64, at_most: usize) -> Since {
+        self.past.since(revision, at_most)
+    }
+
+    /// The departures that are remembered, newest first.
+    #[must_use]
+    pub fn gone(&self) -> Vec<Arc<Gone>> {
+        self.past.gone()
+    }
+
+    /// Who was reaped after that moment, and is not back.
+    #[must_use]
+    pub fn missing(&self, after: SystemTime) -> Vec<CellId> {
+        self.past.missing(after)
+    }
+
+    /// How a peer is.
+    #[must_use]
+    pub fn portrait(&self, id: &str, now: Now) -> Option<Portrait> {
+        self.slot(id).map(|slot| self.portray(slot, now))
+    }
+
+    /// How the first peers are from `place` on, at most so many; and the place to go on at.
+    #[must_use]
+    pub fn portraits_from(&self, place: u64, at_most: usize, now: Now) -> (Vec<Portrait>, u64) {
+        let mut next = place;
+        let portraits = self.pages.from(place).take(at_most).map(|(place, slot)| {
+            next = place + 1;
+            self.portray(slot, now)
+        });
+        (portraits.collect(), next)
+    }
+
+    fn portray(&self, slot: u32, now: Now) -> Portrait {
+        let peer = &self.peers[slot];
+        let lease = self.leases.length(&peer.link);
+        Portrait {
+            facts: Arc::clone(&peer.facts),
+            level: peer.beats.level(peer.at),
+            last_seen: peer.beats.last_seen(peer.at),
+            age: now.lease.since(peer.link.renewed()),
+            lease: lease.unwrap_or(self.limits.stale_after),
+            joined_at: peer.stay.joined_at(),
+            here_for: now.lease.since(peer.stay.joined),
+            registered_by: peer.stay.by(),
+            quality: peer.stay.quality(),
+        }
     }
 
     /// What is to be kept of a peer.
@@ -525,7 +509,7 @@ impl Registry {
         for kept in peers {
             let lease = kept.own_lease.unwrap_or(self.limits.stale_after);
             let hash = self.by_id.hash(kept.facts.cell_id.as_str());
-            let slot = self.add(hash, kept.place, kept.facts, kept.instance);
+            let slot = self.add(hash, kept.place, kept.facts, kept.instance, now);
             let peer = &mut self.peers[slot];
             peer.has_own_lease = kept.own_lease.is_some();
             peer.beats.set(peer.at, kept.level, now.wall);
@@ -535,10 +519,12 @@ impl Registry {
             let id = left.id.as_str();
             self.fence.has_left(id, &left.instance, true, now.lease);
         }
-        self.revision = revision;
+        self.past = Past::from(revision);
     }
 
-    fn remove(&mut self, slot: u32) -> Peer {
+    fn remove(&mut self, slot: u32) -> Leaving {
+        let lease = self.leases.length(&self.peers[slot].link);
+        let renewed = self.peers[slot].link.renewed();
         self.leases.end(&mut self.peers, slot);
         let peer = self.peers.remove(slot);
         let hash = self.by_id.hash(peer.facts.cell_id.as_str());
@@ -546,8 +532,13 @@ impl Registry {
         let peers = &mut self.peers;
         let moves = |slot, seat| peers[slot].sit(seat);
         self.pages.remove(&peer.beats, peer.at, moves);
-        self.revision += 1;
-        peer
+        Leaving {
+            facts: peer.facts,
+            instance: peer.instance,
+            stay: peer.stay,
+            renewed,
+            lease,
+        }
     }
 }
 

@@ -59,15 +59,17 @@ fn first(registry: &Registry) -> (String, f64, SystemTime) {
 }
 
 fn register(registry: &mut Registry, registration: Registration, now: f64) -> Accepted {
-    registry.register(registration, at(now)).expect("taken")
+    registry
+        .register(registration, None, at(now))
+        .expect("taken")
 }
 
 #[test]
 fn a_peer_is_stale_only_when_more_than_its_lease_has_passed() {
     let mut registry = registry();
     let _ = register(&mut registry, cell("a", None), 0.0);
-    assert!(registry.reap(at(15.0).lease, 10).is_empty());
-    let reaped = registry.reap(at(15.001).lease, 10);
+    assert!(registry.reap(at(15.0), 10).is_empty());
+    let reaped = registry.reap(at(15.001), 10);
     assert_eq!(reaped[0].facts.cell_id.as_str(), "a");
     assert_eq!(reaped[0].silent_for, Duration::from_millis(15_001));
     assert!(registry.is_empty());
@@ -78,7 +80,7 @@ fn a_beat_revives_a_stale_peer_that_no_pass_has_reaped() {
     let mut registry = registry();
     let _ = register(&mut registry, cell("a", None), 0.0);
     assert!(registry.heartbeat(&beat("a", None), at(19.0)).is_ok());
-    assert!(registry.reap(at(20.0).lease, 10).is_empty());
+    assert!(registry.reap(at(20.0), 10).is_empty());
     assert!((first(&registry).1 - 0.7).abs() < f64::EPSILON);
 }
 
@@ -90,7 +92,9 @@ fn a_re_registration_keeps_its_place_and_a_return_goes_to_the_end() {
     }
     let _ = register(&mut registry, cell("a", None), 1.0);
     assert_eq!(ids(&registry), ["a", "b", "c"]);
-    let _ = registry.deregister("a", None, at(2.0)).expect("known");
+    let _ = registry
+        .deregister("a", None, None, at(2.0))
+        .expect("known");
     let _ = register(&mut registry, cell("a", None), 3.0);
     assert_eq!(ids(&registry), ["b", "c", "a"]);
 }
@@ -113,10 +117,12 @@ fn the_revision_rises_with_membership_and_with_nothing_else() {
     let mut elsewhere = cell("a", None);
     elsewhere.branch = "other".into();
     assert_eq!(register(&mut registry, elsewhere, 4.0).revision, 2);
-    let _ = registry.deregister("a", None, at(5.0)).expect("known");
+    let _ = registry
+        .deregister("a", None, None, at(5.0))
+        .expect("known");
     assert_eq!(registry.revision(), 3);
     let _ = registry
-        .deregister("a", None, at(6.0))
+        .deregister("a", None, None, at(6.0))
         .expect_err("unknown");
     assert_eq!(registry.revision(), 3);
 }
@@ -127,7 +133,7 @@ fn a_late_delete_cannot_remove_its_successor() {
     let _ = register(&mut registry, cell("a", Some("old")), 0.0);
     let accepted = register(&mut registry, cell("a", Some("new")), 1.0);
     assert!(matches!(accepted.change, Change::Replaced(_)));
-    let late = registry.deregister("a", Some(&run("old")), at(2.0));
+    let late = registry.deregister("a", Some(&run("old")), None, at(2.0));
     assert_eq!(late.expect_err("fenced"), Refused::Fenced);
     let late = registry.heartbeat(&beat("a", Some("old")), at(2.0));
     assert_eq!(late, Err(Refused::Fenced));
@@ -140,9 +146,9 @@ fn a_late_delete_cannot_remove_its_successor() {
 fn a_register_overtaken_by_its_own_delete_is_refused_for_a_minute() {
     let mut registry = registry();
     // The DELETE arrives first: nobody of that name is known yet.
-    let early = registry.deregister("a", Some(&run("r")), at(0.0));
+    let early = registry.deregister("a", Some(&run("r")), None, at(0.0));
     assert_eq!(early.expect_err("unknown"), Refused::Unknown);
-    let late = registry.register(cell("a", Some("r")), at(1.0));
+    let late = registry.register(cell("a", Some("r")), None, at(1.0));
     assert_eq!(late.expect_err("overtaken"), Refused::Overtaken);
     assert!(registry.is_empty());
     // Its successor, and a client that knows no instances, are taken.
@@ -155,7 +161,9 @@ fn a_register_overtaken_by_its_own_delete_is_refused_for_a_minute() {
 fn a_delete_without_instance_lets_the_run_come_back() {
     let mut registry = registry();
     let _ = register(&mut registry, cell("a", Some("r")), 0.0);
-    let _ = registry.deregister("a", None, at(1.0)).expect("known");
+    let _ = registry
+        .deregister("a", None, None, at(1.0))
+        .expect("known");
     let _ = register(&mut registry, cell("a", Some("r")), 2.0);
     assert_eq!(ids(&registry), ["a"]);
 }
@@ -171,7 +179,9 @@ fn without_instance_nothing_is_fenced() {
             .heartbeat(&beat("a", Some("other")), at(3.0))
             .is_ok()
     );
-    let _ = registry.deregister("a", None, at(4.0)).expect("known");
+    let _ = registry
+        .deregister("a", None, None, at(4.0))
+        .expect("known");
     let _ = register(&mut registry, cell("a", None), 4.0);
 }
 
@@ -206,11 +216,11 @@ fn an_own_lease_is_for_that_registration_alone() {
             .lease,
         Duration::from_secs(1)
     );
-    let reaped = registry.reap(at(1.6).lease, 10);
+    let reaped = registry.reap(at(1.6), 10);
     assert_eq!(reaped.len(), 1);
     assert_eq!(ids(&registry), ["usual"]);
     let _ = register(&mut registry, cell("short", None), 2.0);
-    assert!(registry.reap(at(15.0).lease, 10).is_empty());
+    assert!(registry.reap(at(15.0), 10).is_empty());
 }
 
 #[test]
@@ -220,7 +230,7 @@ fn a_full_registry_takes_beats_and_re_registrations_but_no_one_new() {
         max_peers: 1,
     });
     let _ = register(&mut registry, cell("a", None), 0.0);
-    let refused = registry.register(cell("b", None), at(0.0));
+    let refused = registry.register(cell("b", None), None, at(0.0));
     assert_eq!(refused.expect_err("full"), Refused::Full);
     let _ = register(&mut registry, cell("a", None), 1.0);
     assert!(registry.heartbeat(&beat("a", None), at(2.0)).is_ok());
@@ -232,9 +242,7 @@ fn a_pass_takes_out_no_more_than_asked_for() {
     for n in 0..10 {
         let _ = register(&mut registry, cell(&format!("c{n}"), None), 0.0);
     }
-    let sizes: Vec<usize> = (0..4)
-        .map(|_| registry.reap(at(16.0).lease, 4).len())
-        .collect();
+    let sizes: Vec<usize> = (0..4).map(|_| registry.reap(at(16.0), 4).len()).collect();
     assert_eq!(sizes, [4, 4, 2, 0]);
 }
 
@@ -245,13 +253,15 @@ fn a_wall_clock_step_changes_only_what_last_seen_shows() {
         lease: at(1.0).lease,
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(3_600_000),
     };
-    let _ = registry.register(cell("a", None), stepped).expect("taken");
+    let _ = registry
+        .register(cell("a", None), None, stepped)
+        .expect("taken");
     let back = Now {
         lease: at(2.0).lease,
         wall: SystemTime::UNIX_EPOCH,
     };
     assert!(registry.heartbeat(&beat("a", None), back).is_ok());
-    assert!(registry.reap(at(17.0).lease, 10).is_empty());
+    assert!(registry.reap(at(17.0), 10).is_empty());
     assert_eq!(first(&registry).2, SystemTime::UNIX_EPOCH);
 }
 
@@ -260,15 +270,15 @@ fn a_flood_of_refused_goodbyes_does_not_bring_a_departed_run_back() {
     let mut registry = registry();
     let _ = register(&mut registry, cell("a", Some("r")), 0.0);
     let _ = register(&mut registry, cell("b", Some("r")), 0.0);
-    let left = registry.deregister("a", Some(&run("r")), at(1.0));
+    let left = registry.deregister("a", Some(&run("r")), None, at(1.0));
     let _ = left.expect("it was there");
     for n in 0..110_000 {
         let made_up = run(&n.to_string());
         let id = if n % 2 == 0 { "b" } else { "nobody" };
-        let _ = registry.deregister(id, Some(&made_up), at(2.0));
-        let _ = registry.deregister(id, Some(&made_up), at(2.0));
+        let _ = registry.deregister(id, Some(&made_up), None, at(2.0));
+        let _ = registry.deregister(id, Some(&made_up), None, at(2.0));
     }
-    let late = registry.register(cell("a", Some("r")), at(3.0));
+    let late = registry.register(cell("a", Some("r")), None, at(3.0));
     assert_eq!(late.expect_err("it has left"), Refused::Overtaken);
 }
 
@@ -280,7 +290,11 @@ fn what_is_kept_is_restored_in_its_place_with_a_fresh_lease() {
     short.stale_after = Some(Duration::from_secs(2));
     let _ = register(&mut before, short, 1.0);
     let _ = register(&mut before, cell("c", None), 2.0);
-    assert!(before.deregister("a", Some(&run("r1")), at(3.0)).is_ok());
+    assert!(
+        before
+            .deregister("a", Some(&run("r1")), None, at(3.0))
+            .is_ok()
+    );
     let _ = register(&mut before, cell("a", Some("r2")), 4.0);
     let mut kept = before.kept_from(0, 2);
     let next = kept[1].place + 1;
@@ -297,8 +311,8 @@ fn what_is_kept_is_restored_in_its_place_with_a_fresh_lease() {
     assert_eq!(ids(&after), ["b", "c", "a"]);
     assert_eq!(after.revision(), 1000);
     // Each has its own lease, and it begins now.
-    assert!(after.reap(at(102.0).lease, 10).is_empty());
-    let reaped = after.reap(at(102.001).lease, 10);
+    assert!(after.reap(at(102.0), 10).is_empty());
+    let reaped = after.reap(at(102.001), 10);
     assert_eq!(reaped[0].facts.cell_id.as_str(), "b");
     // Instances still fence, and who left within the minute stays out.
     let fenced = after.heartbeat(&beat("a", Some("r1")), at(103.0));
@@ -306,12 +320,12 @@ fn what_is_kept_is_restored_in_its_place_with_a_fresh_lease() {
     assert!(after.heartbeat(&beat("a", Some("r2")), at(103.0)).is_ok());
     let late = cell("a", Some("left at 45"));
     assert_eq!(
-        after.register(late, at(103.0)).map(|_| ()),
+        after.register(late, None, at(103.0)).map(|_| ()),
         Err(Refused::Overtaken)
     );
     assert!(
         after
-            .register(cell("a", Some("left at 30")), at(103.0))
+            .register(cell("a", Some("left at 30")), None, at(103.0))
             .is_ok()
     );
     // Newcomers stand behind.

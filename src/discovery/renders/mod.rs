@@ -6,13 +6,18 @@
 //! where there are so many that it matters. Where somebody has come or gone, only the pages of the
 //! list that have changed are rendered anew.
 //!
+//! Whoever asks for another form of the list, or a part of it, shares it with all who ask for the same
+//! ([`views`]).
+//!
 //! At most one rendering is made at a time ([`turns`]). What waits is bounded, and so is what is still
 //! being sent ([`room`]): readers are turned away before they take the room that heartbeats need.
 
+mod forms;
 mod gzip;
 mod room;
 mod rows;
 mod turns;
+mod views;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,12 +29,14 @@ use prometheus::IntCounter;
 
 use crate::courtesy::Courtesy;
 use crate::http::Pieces;
-use crate::registry::{List, Page};
+use crate::registry::{Gone, List, Page};
 use crate::wire;
 use gzip::Deflate;
 use room::{Readers, Room, Span};
 use turns::Turns;
+use views::Views;
 
+pub(super) use forms::Departed;
 pub(super) use turns::Shed;
 
 /// By how much levels and the times of beats may lag behind what is known.
@@ -66,6 +73,9 @@ pub(super) trait Source {
     /// The list as it is now.
     fn list(&self) -> (List, Moment);
 
+    /// The departures that are remembered, newest first.
+    fn gone(&self) -> (Vec<Arc<Gone>>, Moment);
+
     /// What stands in the answer beside the peers.
     fn frame(&self, count: usize, moment: Moment, now: SystemTime) -> Frame<'_>;
 }
@@ -80,6 +90,8 @@ pub(super) struct Renders {
     readers: Readers,
     plain: Turns<Arc<Rendering>>,
     gzip: Turns<Arc<Rendering>>,
+    /// Other forms, and parts of the list.
+    views: Views,
     room: Room,
     kept: Mutex<Kept>,
     made: AtomicU64,
@@ -141,6 +153,7 @@ impl Renders {
             readers: Readers::new(connections),
             plain: Turns::new(),
             gzip: Turns::new(),
+            views: Views::default(),
             room: Room::new(),
             kept: Mutex::default(),
             made: AtomicU64::new(0),
@@ -186,6 +199,7 @@ impl Renders {
 
     /// Lets go of what is kept, if nobody has read for so long.
     pub(super) fn let_go(&self, unread: Duration) {
+        self.views.let_go(unread);
         let mut kept = self.kept();
         if kept.read.is_some_and(|read| read.elapsed() >= unread) {
             let last = kept.last.take();
@@ -283,7 +297,7 @@ impl Renders {
         self.counter.inc();
         let mut rendering = Rendering {
             moment,
-            number: self.made.fetch_add(1, Ordering::Relaxed),
+            number: self.next_number(),
             since: parts.iter().map(|part| part.since).min().unwrap_or(since),
             length: 0,
             parts,
@@ -339,6 +353,10 @@ impl Renders {
             + tail.len();
         let _ = rendering.packed.set(Packed { head, tail, length });
         Ok(())
+    }
+
+    fn next_number(&self) -> u64 {
+        self.made.fetch_add(1, Ordering::Relaxed)
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -46,7 +46,7 @@ impl Map {
         let body = json!({"cell_id": id, "ip": "10.0.0.1", "port": 8000, "services": ["a", "b"]});
         let registration = Registration::from_json(body.to_string().as_bytes()).expect("valid");
         let _ = self
-            .with(|map, now| map.register(registration, now))
+            .with(|map, now| map.register(registration, None, now))
             .expect("taken");
     }
 
@@ -60,12 +60,17 @@ impl Map {
 
     fn deregister(&self, id: &str) {
         let _ = self
-            .with(|map, now| map.deregister(id, None, now))
+            .with(|map, now| map.deregister(id, None, None, now))
             .expect("known");
     }
 }
 
 impl Source for Map {
+    fn gone(&self) -> (Vec<Arc<Gone>>, Moment) {
+        let gone = self.0.lock().expect("no panic").0.gone();
+        (gone, self.moment())
+    }
+
     fn moment(&self) -> Moment {
         let map = self.0.lock().expect("no panic");
         Moment {
@@ -290,6 +295,10 @@ struct Slow<'a> {
 }
 
 impl Source for Slow<'_> {
+    fn gone(&self) -> (Vec<Arc<Gone>>, Moment) {
+        self.map.gone()
+    }
+
     fn moment(&self) -> Moment {
         self.map.moment()
     }
@@ -346,6 +355,11 @@ impl Settling {
 }
 
 impl Source for Settling {
+    fn gone(&self) -> (Vec<Arc<Gone>>, Moment) {
+        let (gone, moment) = self.map.gone();
+        (gone, self.as_is(moment))
+    }
+
     fn moment(&self) -> Moment {
         self.as_is(self.map.moment())
     }

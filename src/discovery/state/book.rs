@@ -265,14 +265,14 @@ mod tests {
     fn registers(registry: &mut Registry, id: &str, run: &str, changes: &mut Changes) {
         let body = format!(r#"{{"cell_id":"{id}","ip":"h","port":1,"instance":"{run}"}}"#);
         let registration = Registration::from_json(body.as_bytes()).expect("valid");
-        let accepted = registry.register(registration, now()).expect("taken");
+        let accepted = registry.register(registration, None, now()).expect("taken");
         let kept = registry.kept(&accepted.facts.cell_id);
         changes.push(Entry::Peer(kept.expect("listed")));
     }
 
     fn leaves(registry: &mut Registry, id: &str, run: &str, changes: &mut Changes) {
         let instance = Instance::new(run).expect("valid");
-        let left = registry.deregister(id, Some(&instance), now());
+        let left = registry.deregister(id, Some(&instance), None, now());
         let _ = left.expect("listed");
         changes.push(gone(id, run, now().wall));
     }

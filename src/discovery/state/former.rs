@@ -5,6 +5,16 @@
 use super::journal::{Condition, Recovered};
 use crate::registry::{Kept, Left};
 
+/// An epoch that is new.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEpoch {
+    /// Its name, which no other has.
+    pub name: String,
+    /// The revision it begins with. Those who wait for another than they know are not to take it for
+    /// the one they know of the epoch before.
+    pub revision: u64,
+}
+
 /// What is known of a former run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Former {
@@ -24,10 +34,10 @@ pub struct Former {
 impl Former {
     /// There was none before, or nothing is known of it.
     #[must_use]
-    pub fn none(new_epoch: String) -> Self {
+    pub fn none(new: NewEpoch) -> Self {
         Self {
-            epoch: new_epoch,
-            revision: 0,
+            epoch: new.name,
+            revision: new.revision,
             peers: Vec::new(),
             left: Vec::new(),
             is_all: false,
@@ -36,16 +46,21 @@ impl Former {
 
     /// What the journal of the one before says; `None` where there was nothing to read.
     #[must_use]
-    pub fn of(recovered: Option<Recovered>, new_epoch: String) -> Self {
+    pub fn of(recovered: Option<Recovered>, new: NewEpoch) -> Self {
         let Some(recovered) = recovered else {
-            return Self::none(new_epoch);
+            return Self::none(new);
         };
         // Damage may have taken the last reservation of revisions with it. What is torn off has
         // not: nothing is given out before its reservation is on the disk.
         let is_all = matches!(recovered.condition, Condition::Whole | Condition::Torn);
+        let next = recovered.revision + 1;
+        let (epoch, revision) = match is_all {
+            true => (recovered.epoch, next),
+            false => (new.name, next.max(new.revision)),
+        };
         Self {
-            epoch: if is_all { recovered.epoch } else { new_epoch },
-            revision: recovered.revision + 1,
+            epoch,
+            revision,
             peers: recovered.peers,
             left: recovered.left,
             is_all,
@@ -68,17 +83,21 @@ mod tests {
             condition,
             writer: Writer::begin("old", 7).0,
         };
-        for (condition, epoch) in [
-            (Condition::Whole, "old"),
-            (Condition::Torn, "old"),
-            (Condition::Corrupt, "new"),
-            (Condition::Behind, "new"),
+        let new = |revision| NewEpoch {
+            name: "new".to_owned(),
+            revision,
+        };
+        for (condition, epoch, first, revision) in [
+            (Condition::Whole, "old", 100, 8),
+            (Condition::Torn, "old", 100, 8),
+            (Condition::Corrupt, "new", 100, 100),
+            (Condition::Behind, "new", 5, 8),
         ] {
-            let former = Former::of(Some(recovered(condition)), "new".to_owned());
-            assert_eq!((&*former.epoch, former.revision), (epoch, 8));
+            let recovered = Some(recovered(condition));
+            let former = Former::of(recovered, new(first));
+            assert_eq!((&*former.epoch, former.revision), (epoch, revision));
             assert_eq!(former.is_all, epoch == "old");
         }
-        let former = Former::of(None, "new".to_owned());
-        assert_eq!(former, Former::none("new".to_owned()));
+        assert_eq!(Former::of(None, new(100)), Former::none(new(100)));
     }
 }

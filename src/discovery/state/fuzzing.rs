@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use super::book::{Book, Goodbyes, Rewriting};
-use super::former::Former;
+use super::former::{Former, NewEpoch};
 use super::journal::{Condition, Entry, MOST, Reader, Recovered, recover};
 use crate::registry::{Kept, LeaseTime, Limits, Now, Refused, Registry};
 use crate::wire::Registration;
@@ -37,7 +37,13 @@ pub fn state(input: &[u8]) {
     };
     let whole = lines[..taken].concat();
     check_lines(&recovered, &whole, &file);
-    let former = Former::of(Some(recovered.clone()), "new".to_owned());
+    let former = Former::of(
+        Some(recovered.clone()),
+        NewEpoch {
+            name: "new".to_owned(),
+            revision: 0,
+        },
+    );
     assert!(former.revision > recovered.revision);
     let last = former.peers.last().map_or(0, |peer| peer.place);
     // Numbers that nobody ever gets to.
@@ -207,12 +213,12 @@ fn check_map(former: Former) {
             instance: Some(left.instance),
             ..somebody()
         };
-        let refused = registry.register(again, now).map(|_| ());
+        let refused = registry.register(again, None, now).map(|_| ());
         assert_eq!(refused, Err(Refused::Overtaken));
     }
     if let Some(newcomer) = newcomer {
         let id = newcomer.facts.cell_id.clone();
-        match registry.register(newcomer.registration(), now) {
+        match registry.register(newcomer.registration(), None, now) {
             Ok(accepted) => assert!(accepted.revision > former.revision),
             Err(refused) => {
                 assert_eq!(refused, Refused::Overtaken);

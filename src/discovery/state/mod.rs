@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::program::Failure;
 use book::{Book, Goodbyes, Rewriting};
 use file::{Anew, Flaw, Found, InUse, Journal, Lock};
-use former::Former;
+use former::{Former, NewEpoch};
 pub(super) use keeper::{Running, start};
 
 /// How many revisions are reserved ahead: enough for more than a minute of nothing but changes.
@@ -45,7 +45,7 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// One line when another process uses it.
-pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), Failure> {
+pub(super) fn open(path: &Path, new: NewEpoch) -> Result<(Former, Opened), Failure> {
     // What a link points to is written, and not the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let lock = file::lock(path).map_err(|InUse| {
@@ -67,7 +67,7 @@ pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), F
         }
     };
     let writer = recovered.as_ref().map(|it| it.writer.clone());
-    let mut former = Former::of(recovered, new_epoch.clone());
+    let mut former = Former::of(recovered, new.clone());
     let goodbyes = Goodbyes::new(former.left.clone());
     let ready = match (journal, writer) {
         (Some(mut journal), Some(writer)) => {
@@ -83,7 +83,8 @@ pub(super) fn open(path: &Path, new_epoch: String) -> Result<(Former, Opened), F
                 path.display()
             );
             // Revisions that are given out now are not reserved.
-            former.epoch = new_epoch;
+            former.epoch = new.name;
+            former.revision = former.revision.max(new.revision);
         })
         .ok();
     if flaw.is_none() && former.is_all {

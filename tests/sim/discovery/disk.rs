@@ -1,7 +1,7 @@
 //! The disk under the state file: what is on it, what a kill leaves of what was on its way there,
 //! and damage.
 
-use aios_mesh::discovery::state::former::Former;
+use aios_mesh::discovery::state::former::{Former, NewEpoch};
 use aios_mesh::discovery::state::journal::{Condition, Recovered, Writer, recover};
 
 use crate::chance::Chance;
@@ -137,11 +137,7 @@ impl Disk {
 
     /// What a discovery finds that starts, and the writer that goes on in the file where it can be
     /// gone on with.
-    pub(super) fn read(
-        &mut self,
-        new_epoch: String,
-        scene: &mut Scene,
-    ) -> (Former, Option<Writer>) {
+    pub(super) fn read(&mut self, new: NewEpoch, scene: &mut Scene) -> (Former, Option<Writer>) {
         self.sync();
         let file = self.file.as_deref().unwrap_or_default();
         let recovered = recover(file).ok().flatten();
@@ -153,7 +149,7 @@ impl Disk {
         let writer = recovered.as_ref().filter(|it| goes_on(it));
         let writer = writer.map(|it| it.writer.clone());
         let before = recovered.as_ref().map(|it| it.epoch.clone());
-        let mut former = Former::of(recovered, new_epoch);
+        let mut former = Former::of(recovered, new);
         match before {
             Some(before) if scene.lacks(Safeguard::EpochOfDamage) => former.epoch = before,
             None if scene.lacks(Safeguard::NewEpoch) => former.epoch = "1".to_owned(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aios_mesh::discovery::clock::LeaseClock;
 use aios_mesh::discovery::hold::Hold;
-use aios_mesh::discovery::state::former::Former;
+use aios_mesh::discovery::state::former::{Former, NewEpoch};
 use aios_mesh::registry::{Kept, LeaseTime, Limits, Now, Registry};
 
 use crate::cell::Run;
@@ -129,9 +129,9 @@ impl Discovery {
                 true => "1".to_owned(),
                 false => new_epoch,
             };
-            return (Former::none(epoch), None);
+            return (Former::none(first(epoch)), None);
         }
-        let (former, writer) = self.disk.read(new_epoch.clone(), scene);
+        let (former, writer) = self.disk.read(first(new_epoch.clone()), scene);
         let keeper = Keeper::start(&former, writer, &mut self.disk, scene);
         if self.chance.odds(0.05) {
             scene.coverage.saw(Seen::KilledStarting);
@@ -353,4 +353,9 @@ impl Discovery {
             self.wake(scene.now, at_most, scene);
         }
     }
+}
+
+/// A new epoch, which begins with nothing.
+fn first(name: String) -> NewEpoch {
+    NewEpoch { name, revision: 0 }
 }

@@ -99,7 +99,7 @@ impl Process {
         if scene.lacks(Safeguard::OwnLease) {
             asked.stale_after = None;
         }
-        match self.registry.register(asked, now) {
+        match self.registry.register(asked, None, now) {
             Ok(mut accepted) => {
                 if !scene.lacks(Safeguard::ShortTicks) {
                     scene.reaper_is_woken = self.clock.heed(accepted.lease, now.lease);
@@ -179,7 +179,9 @@ impl Process {
             Some(Safeguard::Fence) if registered.is_none() || registered == instance => None,
             _ => instance.as_ref(),
         };
-        let result = self.registry.deregister(id(cell).as_str(), named, now);
+        let result = self
+            .registry
+            .deregister(id(cell).as_str(), named, None, now);
         scene.ledger.goodbye(cell, instance.as_ref(), &result, at);
         match result {
             Ok(_) => {
@@ -236,8 +238,12 @@ impl Process {
             return Some(scene.now + until.since(at.lease));
         }
         let mut gone = Vec::new();
+        let now = Now {
+            lease: at.lease,
+            wall: at.wall,
+        };
         loop {
-            let departures = self.registry.reap(at.lease, AT_ONCE);
+            let departures = self.registry.reap(now, AT_ONCE);
             let more = departures.len() == AT_ONCE;
             gone.extend(
                 departures

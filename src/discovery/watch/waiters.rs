@@ -1,0 +1,296 @@
+//! Those who wait for the membership to change.
+//!
+//! There may be a thousand of them, and a change is news for all. If all woke at once they would stand
+//! between every heartbeat and the processor, so only a few are woken by the change itself; each of
+//! them lets the next one wake when it knows what to answer.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::shutdown::Latch;
+
+/// How many are awake at the same time because of a change.
+const AWAKE: usize = 2;
+/// Which part of all connections may wait: three of eight. Nobody closes them to make room for others,
+/// and there are readers, too, that wait for a list.
+const PART_OF_CONNECTIONS: [usize; 2] = [3, 8];
+
+/// Who waits, and who is let in to do so.
+pub(in crate::discovery) struct Waiters {
+    queue: Mutex<Queue>,
+    /// How many are in the queue, for those who have news and would rather not lock it.
+    waiting: AtomicUsize,
+    admitted: AtomicUsize,
+    most: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Those who sleep, by when they came.
+    asleep: BTreeMap<u64, Latch>,
+    next: u64,
+    /// Who came before this is to wake.
+    due: u64,
+    /// How many were woken and have not let the next one wake.
+    awake: usize,
+    is_over: bool,
+}
+
+/// Somebody who may wait as often as he likes.
+pub(in crate::discovery) struct Waiter {
+    waiters: Arc<Waiters>,
+}
+
+/// A place in the queue. Once it is given up the next one wakes, if this one was woken.
+pub(super) struct Turn<'a> {
+    waiters: &'a Waiters,
+    number: u64,
+}
+
+impl Waiters {
+    /// For a server that holds so many connections.
+    pub(in crate::discovery) fn new(connections: usize) -> Arc<Self> {
+        let [part, of] = PART_OF_CONNECTIONS;
+        Arc::new(Self {
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            admitted: AtomicUsize::new(0),
+            most: (connections * part / of).max(1),
+        })
+    }
+
+    /// Counts one more, for as long as what is returned is kept; `None` where there are as many as
+    /// may be.
+    pub(in crate::discovery) fn admit(self: &Arc<Self>) -> Option<Waiter> {
+        let waiter = Waiter {
+            waiters: Arc::clone(self),
+        };
+        let others = self.admitted.fetch_add(1, Ordering::SeqCst);
+        (others < self.most).then_some(waiter)
+    }
+
+    /// How many there are.
+    pub(in crate::discovery) fn count(&self) -> usize {
+        self.admitted.load(Ordering::Relaxed)
+    }
+
+    /// There is news for all who wait now.
+    pub(in crate::discovery) fn tell(&self) {
+        // Whoever queues up looks for news after that; and who has made some looks here after that.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.lock().tell(&self.waiting);
+        }
+    }
+
+    /// Nobody waits any more from now on.
+    pub(in crate::discovery) fn close(&self) {
+        let mut queue = self.lock();
+        queue.is_over = true;
+        queue.tell(&self.waiting);
+    }
+
+    /// Whether nobody waits any more.
+    fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing is left half done by a thread that panics while it holds this.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn tell(&mut self, waiting: &AtomicUsize) {
+        self.due = self.next;
+        while self.awake < AWAKE && self.wake_next(waiting) {
+            self.awake += 1;
+        }
+    }
+
+    /// Wakes the first of those who are to wake, if there is one.
+    fn wake_next(&mut self, waiting: &AtomicUsize) -> bool {
+        match self.asleep.first_entry() {
+            Some(first) if *first.key() < self.due => {
+                first.remove().set();
+                waiting.fetch_sub(1, Ordering::SeqCst);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Waiter {
+    /// Waits for news, no longer than `at_most`; not at all, if there is some already, or nobody waits
+    /// any more.
+    pub(super) fn wait(
+        &self,
+        at_most: Duration,
+        is_news: impl FnOnce() -> bool,
+    ) -> Option<Turn<'_>> {
+        let waiters = &*self.waiters;
+        let latch = Latch::new();
+        let mut queue = waiters.lock();
+        if queue.is_over {
+            return None;
+        }
+        let number = queue.next;
+        queue.next += 1;
+        queue.asleep.insert(number, latch.clone());
+        waiters.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(queue);
+        let turn = Turn { waiters, number };
+        if !is_news() {
+            let _ = latch.wait_for(at_most);
+        }
+        Some(turn)
+    }
+
+    /// Whether nobody waits any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.waiters.is_over()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.waiters.admitted.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.waiters.lock();
+        if queue.asleep.remove(&self.number).is_some() {
+            self.waiters.waiting.fetch_sub(1, Ordering::SeqCst);
+        } else if !queue.wake_next(&self.waiters.waiting) {
+            queue.awake -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn wait_until(condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !condition() {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn all_who_wait_are_told_but_few_are_awake_at_once() {
+        const CROWD: usize = 200;
+        let waiters = Waiters::new(1000);
+        let revision = AtomicU64::new(0);
+        let awake = AtomicUsize::new(0);
+        let most = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..CROWD {
+                let waiter = waiters.admit().expect("there is room");
+                let (revision, awake, most) = (&revision, &awake, &most);
+                scope.spawn(move || {
+                    let is_news = || revision.load(Ordering::SeqCst) > 0;
+                    let turn = waiter.wait(LONG, is_news);
+                    let others = awake.fetch_add(1, Ordering::SeqCst);
+                    most.fetch_max(others + 1, Ordering::SeqCst);
+                    assert!(is_news());
+                    thread::yield_now();
+                    awake.fetch_sub(1, Ordering::SeqCst);
+                    drop(turn);
+                });
+            }
+            wait_until(|| waiters.waiting.load(Ordering::SeqCst) == CROWD);
+            let told = Instant::now();
+            revision.store(1, Ordering::SeqCst);
+            waiters.tell();
+            wait_until(|| waiters.count() == 0);
+            assert!(told.elapsed() < SOON);
+        });
+        assert!(most.into_inner() <= AWAKE);
+        let queue = waiters.lock();
+        assert_eq!((queue.awake, queue.asleep.len()), (0, 0));
+        assert_eq!(waiters.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn nobody_misses_what_happens_while_he_sits_down() {
+        let waiters = Waiters::new(100);
+        let revision = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                let waiter = waiters.admit().expect("there is room");
+                let revision = &revision;
+                scope.spawn(move || {
+                    let mut seen = 0;
+                    while seen < 2000 {
+                        let is_news = || revision.load(Ordering::SeqCst) != seen;
+                        let turn = waiter.wait(LONG, is_news);
+                        assert!(is_news(), "it woke for nothing");
+                        seen = revision.load(Ordering::SeqCst);
+                        drop(turn);
+                    }
+                });
+            }
+            for _ in 0..2000 {
+                revision.fetch_add(1, Ordering::SeqCst);
+                waiters.tell();
+            }
+        });
+    }
+
+    #[test]
+    fn who_gives_up_holds_up_nobody() {
+        let waiters = Waiters::new(100);
+        thread::scope(|scope| {
+            let last = waiters.admit().expect("there is room");
+            for _ in 0..20 {
+                let waiter = waiters.admit().expect("there is room");
+                scope.spawn(move || drop(waiter.wait(Duration::from_millis(5), || false)));
+            }
+            wait_until(|| waiters.waiting.load(Ordering::SeqCst) > 0);
+            let patient = scope.spawn(move || {
+                let waited = Instant::now();
+                drop(last.wait(LONG, || false));
+                assert!(waited.elapsed() < SOON);
+            });
+            while !patient.is_finished() {
+                waiters.tell();
+                thread::yield_now();
+            }
+        });
+        assert_eq!(waiters.lock().awake, 0);
+    }
+
+    #[test]
+    fn no_more_wait_than_there_is_room_for_and_none_once_it_is_over() {
+        let waiters = Waiters::new(8);
+        let all: Vec<_> = (0..3).map_while(|_| waiters.admit()).collect();
+        assert_eq!((all.len(), waiters.count()), (3, 3));
+        assert!(waiters.admit().is_none());
+        assert_eq!(waiters.count(), 3);
+        let first = &all[0];
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| first.wait(LONG, || false).is_some());
+            wait_until(|| waiters.waiting.load(Ordering::SeqCst) == 1);
+            waiters.close();
+            assert!(waiting.join().expect("no panic"));
+        });
+        assert!(all[1].wait(LONG, || false).is_none() && all[1].is_over());
+        drop(all);
+        assert!(waiters.admit().is_some());
+    }
+}
