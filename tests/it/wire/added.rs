@@ -201,8 +201,8 @@ fn a_discovery_without_state_settles_for_one_stale_threshold() {
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(answer.header("retry-after"), None);
     let expected = json!({
-        "peers": [], "count": 0, "my_host": peers["my_host"], "revision": 0, "epoch": "EPOCH",
-        "now": "TIME",
+        "peers": [], "count": 0, "my_host": peers["my_host"], "revision": peers["revision"],
+        "epoch": "EPOCH", "now": "TIME",
     });
     expect("settled", &discovery.get("/peers"), 200, &expected);
 }
@@ -257,10 +257,10 @@ fn the_log_says_who_came_and_who_went() {
     register(&discovery, "b");
     assert_eq!(discovery.delete("/unregister/b").status, 200);
     for line in [
-        "Registered peer: zürich 1 at cell-1.lan:8002 (branch: lab)",
-        "Peer deregistered gracefully: zürich 1",
-        "Registered peer: b at 127.0.0.1:1 (branch: main)",
-        "Peer deregistered gracefully: b",
+        "Registered peer: zürich 1 at cell-1.lan:8002 (branch: lab) from 127.0.0.1",
+        "Peer deregistered gracefully: zürich 1 from 127.0.0.1",
+        "Registered peer: b at 127.0.0.1:1 (branch: main) from 127.0.0.1",
+        "Peer deregistered gracefully: b from 127.0.0.1",
     ] {
         let found = discovery.wait_for_line(line, SOON);
         assert!(found.ends_with(line), "{found}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::protocol::head_is_get_without_the_body;
-use super::{Metrics, expect, expect_error, expect_not_allowed, masked};
+use super::{Metrics, expect, expect_error, expect_not_allowed, masked, revision};
 use crate::support::{Child, SOON, Stub, cell, discovery, peers, wait_for};
 
 const ALPHA_SERVICES: [&str; 5] = [
@@ -313,6 +313,7 @@ fn belongs_to_pure(cell: &Child) {
 fn a_sync_sets_level_and_primitives_and_the_next_beat_carries_it() {
     let discovery = calm();
     let cell = registered(&discovery, &["pure"]);
+    let before = revision(&discovery);
     let mut old = 0.1;
     for (body, new, updated, values) in [
         (json!({"level": 0.5}), 0.5, false, [0.1; 4]),
@@ -364,7 +365,7 @@ fn a_sync_sets_level_and_primitives_and_the_next_beat_carries_it() {
     assert_eq!(metrics.samples["aios_cell_consciousness_level"], 0.5);
     assert_eq!(metrics.samples["aios_cell_adaptation"], 4.5);
     // Its registration stays what it was.
-    assert_eq!(discovery.get("/peers").json()["revision"], 1);
+    assert_eq!(revision(&discovery), before);
 }
 
 #[test]

@@ -78,6 +78,20 @@ fn masked(mut value: Value) -> Value {
     value
 }
 
+/// The revision of the list as it is now. It begins with no number anybody knows.
+fn revision(discovery: &Child) -> u64 {
+    let list = discovery.get("/peers").json();
+    list["revision"].as_u64().expect("a number")
+}
+
+/// `body`, in which the revision is given as so many more than `first`.
+fn after(first: u64, mut body: Value) -> Value {
+    if let Some(revision) = body.get_mut("revision") {
+        *revision = (first + revision.as_u64().expect("a number")).into();
+    }
+    body
+}
+
 fn is_timestamp(text: &str) -> bool {
     let pattern = "0000-00-00T00:00:00.000000Z";
     text.len() == pattern.len()
