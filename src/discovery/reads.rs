@@ -28,7 +28,7 @@ impl Discovery {
     /// The reply to what is refused.
     pub(super) fn answer_peers(self: &Arc<Self>, request: &Request) -> Result<Reply, Reply> {
         let view = View::asked(&|name| value(request, name)).map_err(unprocessable)?;
-        self.answer_view(view, request)
+        self.answer_view(view, awaited(request)?, request)
     }
 
     /// `GET /sd`: the same for Prometheus, which keeps the targets it has while there is none.
@@ -43,14 +43,19 @@ impl Discovery {
             name => value(request, name),
         };
         let view = View::asked(&query).map_err(unprocessable)?;
+        let awaited = awaited(request)?;
         match self.settling() {
             Some(left) => Err(self.not_settled(left)),
-            None => self.answer_view(view, request),
+            None => self.answer_view(view, awaited, request),
         }
     }
 
-    fn answer_view(self: &Arc<Self>, view: View, request: &Request) -> Result<Reply, Reply> {
-        let awaited = Awaited::asked(&|name| value(request, name)).map_err(unprocessable)?;
+    fn answer_view(
+        self: &Arc<Self>,
+        view: View,
+        awaited: Option<Awaited>,
+        request: &Request,
+    ) -> Result<Reply, Reply> {
         let reading = Reading {
             view,
             likes_gzip: request.prefers_gzip(),
@@ -135,7 +140,8 @@ impl Discovery {
                 state: state(&portrait),
                 age_ms: wire::millis(portrait.age),
                 stale_after_ms: wire::millis(portrait.lease),
-                expires_in_ms: wire::millis(portrait.lease.saturating_sub(portrait.age)),
+                expires_in_ms: wire::millis(portrait.lease)
+                    .saturating_sub(wire::millis(portrait.age)),
                 joined_at: wire::timestamp(portrait.joined_at),
                 here_for_ms: wire::millis(portrait.here_for),
                 registered_by: portrait.registered_by,
@@ -186,6 +192,11 @@ impl Discovery {
             Reply::error(503, detail).header("Retry-After", "1")
         })
     }
+}
+
+/// The change that a request waits for, if it does.
+fn awaited(request: &Request) -> Result<Option<Awaited>, Reply> {
+    Awaited::asked(&|name| value(request, name)).map_err(unprocessable)
 }
 
 /// What the query of a request gives a name; a script's variable that is not set gives none.

@@ -48,16 +48,11 @@ pub(super) struct Head {
 }
 
 /// The headers that are handed on, each at most once in a request.
-const HANDED_ON: [&str; 5] = [
-    "Host",
-    "Origin",
-    "Content-Type",
-    "Authorization",
-    "Last-Event-ID",
-];
+const HANDED_ON: [&str; 4] = ["Host", "Origin", "Content-Type", "Authorization"];
 /// The lists that are handed on, each as one however many lines it has. What cannot be read of them
-/// is left out: without them the answer is the whole list, as it is.
-const LISTS: [&str; 2] = ["Accept-Encoding", "If-None-Match"];
+/// is left out: without them the answer is the whole list, as it is. Where a stream of events goes on is
+/// no list, but nothing depends on it that does not on these.
+const LISTS: [&str; 3] = ["Accept-Encoding", "If-None-Match", "Last-Event-ID"];
 /// The longest list that is handed on.
 const MAX_LIST: usize = 2048;
 

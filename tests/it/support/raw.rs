@@ -147,6 +147,19 @@ impl Connection {
         self.arrived.drain(..length).collect()
     }
 
+    /// What comes up to and with `mark`; `None` where the connection ends before.
+    pub fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            let at = self.arrived.windows(mark.len()).position(|it| it == mark);
+            if let Some(at) = at {
+                return Some(self.arrived.drain(..at + mark.len()).collect());
+            }
+            if !self.read() {
+                return None;
+            }
+        }
+    }
+
     /// The next answer, where it has no body: to HEAD, or 100 Continue.
     pub fn answer_without_body(&mut self) -> Option<Answer> {
         let end = loop {
