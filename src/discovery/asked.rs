@@ -91,9 +91,6 @@ impl View {
                 return Err("format: allowed is json, tsv, ids, hosts or prometheus".to_owned());
             }
         };
-        if let (State::Gone, Form::Hosts | Form::Prometheus) = (state, form) {
-            return Err("format: allowed with state=gone is json, tsv or ids".to_owned());
-        }
         Ok(Self {
             state,
             form,
@@ -172,7 +169,6 @@ mod tests {
             (&[("format", "xml")][..], "format"),
             (&[("format", "JSON")], "format"),
             (&[("state", "alive")], "state"),
-            (&[("state", "gone"), ("format", "hosts")], "format"),
         ] {
             let why = view(query).expect_err("refused");
             assert!(why.starts_with(&format!("{named}: allowed ")), "{why}");

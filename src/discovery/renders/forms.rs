@@ -30,7 +30,8 @@ pub(super) fn begin(out: &mut Vec<u8>, form: Form) {
     });
 }
 
-/// A peer, which is not the first one, where it `follows` another.
+/// A peer, which is not the first one, where it `follows` another. Its level and when it was last seen
+/// stand in [`Form::Tsv`] alone.
 pub(super) fn write(
     out: &mut Vec<u8>,
     form: Form,
@@ -115,11 +116,20 @@ pub(super) fn write_gone<'a>(
             }
             Ok(())
         }
-        Form::Ids => {
-            gone.for_each(|gone| line(out, &[gone.facts.cell_id.as_str()]));
+        Form::Ids | Form::Hosts | Form::Prometheus => {
+            begin(out, form);
+            for (number, gone) in gone.enumerate() {
+                let peer = ListedPeer {
+                    facts: &gone.facts,
+                    level: 0.0,
+                    last_seen: gone.at,
+                };
+                write(out, form, &peer, number > 0, gone.at)?;
+            }
+            end(out, form);
             Ok(())
         }
-        Form::Json | Form::Hosts | Form::Prometheus => {
+        Form::Json => {
             let gone: Vec<_> = gone.map(Departed::from).collect();
             let list = Departures {
                 count: gone.len(),
@@ -281,6 +291,7 @@ mod tests {
              a \"b\"\treaped\t1970-01-01T00:00:00.000000Z\t60.000\t11.200\n"
         );
         assert_eq!(written(Form::Ids), "a \"b\"\n");
+        assert_eq!(written(Form::Hosts), "h\ta \"b\"\n");
         assert_eq!(
             written(Form::Json),
             concat!(

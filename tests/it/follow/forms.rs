@@ -118,10 +118,6 @@ fn what_is_not_allowed_is_named() {
             "format: allowed is json, tsv, ids, hosts or prometheus",
         ),
         ("/peers?state=here", "state: allowed is gone"),
-        (
-            "/peers?state=gone&format=hosts",
-            "format: allowed with state=gone is json, tsv or ids",
-        ),
         ("/peers?index=one", "index: allowed is a revision"),
         ("/peers?index=-1", "index: allowed is a revision"),
         (

@@ -61,6 +61,12 @@ fn every_departure_has_a_reason() {
 
     let some = |query: &str| discovery.get(&format!("/peers?state=gone&{query}"));
     assert_eq!(some("format=ids").text(), "killed\nstopped\nmoved\n");
+    assert_eq!(
+        some("format=hosts").text(),
+        "10.0.0.1\tkilled\n10.0.0.1\tstopped\n10.0.0.1\tmoved\n"
+    );
+    let targets = some("format=prometheus").json();
+    assert_eq!(targets[0]["targets"], json!(["10.0.0.1:8002"]));
     assert_eq!(some("type=none").json()["count"], 0);
     let tsv = some("format=tsv");
     let lines: Vec<&str> = tsv.text().lines().collect();

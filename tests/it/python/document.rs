@@ -5,12 +5,16 @@ use std::thread;
 use super::*;
 
 /// What has to have been answered in the course of it, by route: else it showed little.
-const ANSWERED: [(&str, &[u16]); 9] = [
+const ANSWERED: [(&str, &[u16]); 12] = [
     ("/register", &[200, 405, 415, 422, 503]),
     ("/heartbeat", &[200, 404, 405, 415, 422]),
     ("/peer/{cell_id}", &[200, 404, 405, 422]),
     ("/unregister/{cell_id}", &[200, 404, 405, 422]),
-    ("/peers", &[200, 304, 405]),
+    ("/peers", &[200, 304, 405, 422]),
+    ("/peers/{cell_id}", &[200, 404, 405]),
+    ("/sd", &[200, 304, 405, 422, 503]),
+    // To HEAD: what has no end is not read by who makes requests up.
+    ("/events", &[200, 405, 422]),
     ("/health", &[200, 405]),
     ("/ready", &[200, 405, 503]),
     ("/metrics", &[200, 405]),
@@ -25,12 +29,15 @@ const CHANGES: [&str; 4] = [
     "/unregister/{cell_id}",
 ];
 /// What asks for one where reads do, too.
-const ALL_BUT_THE_OPEN: [&str; 6] = [
+const ALL_BUT_THE_OPEN: [&str; 9] = [
     "/register",
     "/heartbeat",
     "/peer/{cell_id}",
     "/unregister/{cell_id}",
     "/peers",
+    "/peers/{cell_id}",
+    "/sd",
+    "/events",
     "/metrics",
 ];
 const TOKEN: &str = "q7Zp0vXKd3Rw9TfLb2Hs5YgMn8Jc4UeA";
@@ -122,7 +129,11 @@ fn discovery_with_tokens_and_a_state_file_answers_as_its_document_says() {
         answer.text().to_owned()
     });
     let refused = CHANGES.map(|route| (0, route, 401)).into_iter();
-    let both = ALL_BUT_THE_OPEN.map(|route| [(1, route, 401), (1, route, 200)]);
+    let both = ALL_BUT_THE_OPEN.map(|route| {
+        // It settles all the while.
+        let let_in = if route == "/sd" { 503 } else { 200 };
+        [(1, route, 401), (1, route, let_in)]
+    });
     for (of, route, status) in refused.chain(both.concat()) {
         let series = format!("requests_total{{route=\"{route}\",status=\"{status}\"");
         let counted = &counted[of];
