@@ -24,7 +24,10 @@
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;
 //! - `http::negotiate`: in which form a client would like its answer;
 //! - `discovery::renders::rows`, `gzip`: the list as bytes;
-//! - `mesh::table`: the list as an operator reads it.
+//! - `mesh::table`: the list as an operator reads it;
+//! - `mesh::stream`: events out of the bytes they come in;
+//! - `mesh::roster`, `happened`: what is new, by an event or by another list, and how that is told;
+//! - `mesh::wanted`: what is waited for; `mesh::sentences`: what is known of a peer.
 //!
 //! Beside each that reads what comes from outside stands a `fuzzing`, built only for tests: what
 //! holds for every input. `fuzzing` at the top has them all.
@@ -32,7 +35,7 @@
 //! Edges, each the only one of its kind:
 //!
 //! - [`http`]: sockets and threads of the servers; the only place that names `tiny_http`;
-//! - [`client`]: the calls to discovery; the only file that names `ureq`;
+//! - [`client`]: the calls to discovery; the only folder that names `ureq`;
 //! - [`shutdown`]: the latch that everything waits on;
 //! - `beats`: what the map writes at a beat, and whoever holds a list reads without a lock;
 //! - [`tokens`]: the file of tokens, and whether a request carries one;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::args;
 use crate::http::{self, BindError};
@@ -34,6 +35,14 @@ impl Failure {
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             code: 2,
+            message: message.into(),
+        }
+    }
+
+    /// What was waited for has not come in time: exit code 3.
+    pub fn timed_out(message: impl Into<String>) -> Self {
+        Self {
+            code: 3,
             message: message.into(),
         }
     }
@@ -147,13 +156,29 @@ pub fn check(host: &str, port: u16) -> Result<(), Failure> {
 /// # Errors
 /// When stdout cannot be written for another reason.
 pub fn print(text: &str) -> Result<(), Failure> {
+    print_to_reader(text).map(drop)
+}
+
+/// Prints to stdout. Returns whether its reader is still there.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+pub fn print_to_reader(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("cannot write to stdout: {e}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::new(format!("cannot write to stdout: {e}"))),
     }
+}
+
+/// Whether whoever read stdout has gone away, as far as the kernel tells.
+#[must_use]
+pub fn stdout_has_no_reader() -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let gone = PollFlags::ERR | PollFlags::HUP;
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().intersects(gone)
 }
 
 /// The name of the host this runs on.

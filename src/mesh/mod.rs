@@ -1,12 +1,20 @@
 //! Role 3: the operator's tool, one command a file.
 
 mod deregister;
+mod explain;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod happened;
 mod peers;
+mod roster;
 mod screen;
+mod sentences;
+mod stream;
 mod table;
 mod up;
+mod wait;
+mod wanted;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,12 +45,18 @@ enum Command {
     Up(up::Arguments),
     /// List the peers once.
     Peers(peers::Arguments),
+    /// Tell who joins, changes and leaves, as it happens.
+    Watch(watch::Arguments),
+    /// Wait until peers are there, or one is gone.
+    Wait(wait::Arguments),
+    /// Tell what is known of a peer, there or gone.
+    Explain(explain::Arguments),
     /// Take a peer out of the list.
     Deregister(deregister::Arguments),
 }
 
 /// Where discovery is, for commands that call it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct Target {
     /// Where discovery is.
     #[arg(long, env = "AIOS_DISCOVERY_URL", default_value = "http://127.0.0.1:8001", value_parser = DiscoveryUrl::parse)]
@@ -91,6 +105,9 @@ pub fn main() -> ExitCode {
         args::parse::<Arguments>().and_then(|arguments| match arguments.command {
             Command::Up(arguments) => up::run(&arguments),
             Command::Peers(arguments) => peers::run(&arguments),
+            Command::Watch(arguments) => watch::run(&arguments),
+            Command::Wait(arguments) => wait::run(&arguments),
+            Command::Explain(arguments) => explain::run(&arguments),
             Command::Deregister(arguments) => deregister::run(&arguments),
         }),
     )

@@ -194,6 +194,7 @@ mod tests {
             consciousness_level: 0.1,
             kind: "pure_cell".into(),
             last_seen: last_seen.into(),
+            ..Peer::default()
         }
     }
 
@@ -202,6 +203,7 @@ mod tests {
             settling: false,
             peers,
             now: Some("2026-01-02T12:21:45.000000Z".into()),
+            ..PeersRead::default()
         }
     }
 

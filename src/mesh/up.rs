@@ -108,11 +108,7 @@ impl View {
         Self {
             client,
             screen,
-            last: PeersRead {
-                peers: Vec::new(),
-                now: None,
-                settling: false,
-            },
+            last: PeersRead::default(),
             taken: Instant::now(),
         }
     }

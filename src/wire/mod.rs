@@ -8,6 +8,7 @@
 mod fields;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod past;
 mod reply;
 mod request;
 mod text;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use time::OffsetDateTime;
 
+pub use past::{Departure, GoneRead, Portrait, Rhythm};
 pub use reply::{
     Beat, Deregistered, Detail, Health, Listed, Peer, Peers, PeersRead, Registered, RegisteredRead,
     Unregistered,

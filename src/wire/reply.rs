@@ -108,7 +108,7 @@ pub struct Listed<'a> {
 }
 
 /// What a client reads of the answer to `GET /peers`. Only what every discovery sends is required.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct PeersRead {
     /// The peers, first registered first.
     pub peers: Vec<Peer>,
@@ -118,10 +118,16 @@ pub struct PeersRead {
     /// Whether discovery has only just started, so that cells may be missing from the list.
     #[serde(default)]
     pub settling: bool,
+    /// The revision this list shows, if discovery has one.
+    #[serde(default)]
+    pub revision: Option<u64>,
+    /// Changes when discovery starts without its former state, if it says so.
+    #[serde(default)]
+    pub epoch: Option<String>,
 }
 
 /// One peer as a client reads it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Peer {
     /// The cell's unique name.
     pub cell_id: String,
@@ -132,9 +138,18 @@ pub struct Peer {
     /// Its level at its last beat.
     #[serde(default)]
     pub consciousness_level: f64,
+    /// What it offers.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Its branch.
+    #[serde(default)]
+    pub branch: String,
     /// Its kind.
     #[serde(rename = "type", default)]
     pub kind: String,
+    /// The host it runs on.
+    #[serde(default)]
+    pub hostname: String,
     /// When it last registered or beat.
     #[serde(default)]
     pub last_seen: String,

@@ -1,19 +1,28 @@
-//! The calls a cell and an operator make to discovery. The only file that names `ureq`.
+//! The calls a cell and an operator make to discovery. The only folder that names `ureq`.
+
+mod events;
+mod url;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ureq::http::Response;
 use ureq::http::header::AUTHORIZATION;
-use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, RequestBuilder};
 
 use crate::tokens::Tokens;
-use crate::wire::{self, Detail, Heartbeat, Instance, PeersRead, RegisteredRead, Registration};
+use crate::wire::{
+    self, Detail, GoneRead, Heartbeat, Instance, Peer, PeersRead, Portrait, RegisteredRead,
+    Registration,
+};
+
+pub use events::Events;
+pub use url::DiscoveryUrl;
 
 /// How long a registration may take.
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,89 +51,6 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-
-/// The address of a discovery: `http://host:port`, perhaps with a path before its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiscoveryUrl {
-    text: String,
-    host: String,
-    port: u16,
-}
-
-impl DiscoveryUrl {
-    /// Reads an address as it is given in settings.
-    ///
-    /// # Errors
-    /// A sentence that says what is allowed.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        const ALLOWED: &str = "allowed is http://HOST:PORT or https://HOST:PORT";
-        let text = text.trim().trim_end_matches('/');
-        let uri: Uri = text.parse().map_err(|_| ALLOWED.to_owned())?;
-        let usual_port = match uri.scheme_str() {
-            Some("http") => 80,
-            Some("https") if cfg!(feature = "tls") => 443,
-            Some("https") => return Err("this build speaks no https, only http".to_owned()),
-            _ => return Err(ALLOWED.to_owned()),
-        };
-        let authority = uri.authority().ok_or(ALLOWED)?;
-        if uri.query().is_some() || text.contains('#') || authority.as_str().contains('@') {
-            return Err(ALLOWED.to_owned());
-        }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or(ALLOWED)?;
-        let has_port = authority.as_str().len() > host.len();
-        let port = match authority.port_u16() {
-            Some(0) => return Err(ALLOWED.to_owned()),
-            Some(port) => port,
-            None if has_port => return Err(ALLOWED.to_owned()),
-            None => usual_port,
-        };
-        Ok(Self {
-            text: text.to_owned(),
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port,
-        })
-    }
-
-    /// The address of this host that packets to discovery leave from, for a cell that listens on
-    /// `listens`: that very address, unless it stands for all.
-    ///
-    /// # Errors
-    /// When discovery's name cannot be resolved, or there is no way to it.
-    pub fn local_address(&self, listens: IpAddr) -> io::Result<IpAddr> {
-        if !listens.is_unspecified() {
-            return Ok(listens);
-        }
-        let name = (self.host.as_str(), self.port);
-        let mut addresses: Vec<SocketAddr> = name.to_socket_addrs()?.collect();
-        // Whoever listens on 0.0.0.0 is not reached over IPv6.
-        addresses.sort_by_key(|address| listens.is_ipv4() && !address.is_ipv4());
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for discovery in addresses {
-            match local_address_towards(discovery) {
-                Ok(ip) => return Ok(ip),
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
-    }
-}
-
-/// Connecting a UDP socket sends nothing; it only asks the kernel for the route.
-fn local_address_towards(remote: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match remote {
-        SocketAddr::V4(_) => [0; 4].into(),
-        SocketAddr::V6(_) => [0; 16].into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(remote)?;
-    Ok(socket.local_addr()?.ip())
-}
-
-impl fmt::Display for DiscoveryUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
 
 /// Why a call did not succeed.
 #[derive(Debug)]
@@ -296,21 +222,79 @@ impl Client {
     /// # Errors
     /// When it is not answered with 2xx and a list of peers.
     pub fn peers(&self) -> Result<(PeersRead, Vec<u8>), CallError> {
-        let call = self.agent.get(format!("{}/peers", self.base));
-        let call = within(PEERS_BEGIN, self.authorized(call))
+        self.read("/peers", PEERS_BEGIN, PEERS_TIMEOUT)
+    }
+
+    /// `GET /peers` once its revision is another than `index`, or `wait` is over. A discovery that
+    /// does not know of that answers at once. Takes no longer than `at_most`.
+    ///
+    /// # Errors
+    /// When it is not answered with 2xx and a list of peers.
+    pub fn peers_after(
+        &self,
+        index: Option<u64>,
+        wait: Duration,
+        at_most: Duration,
+    ) -> Result<PeersRead, CallError> {
+        let (path, begin) = match index {
+            Some(index) => (
+                format!("/peers?index={index}&wait={}ms", wire::millis(wait)),
+                wait + PEERS_BEGIN,
+            ),
+            None => ("/peers".to_owned(), PEERS_BEGIN),
+        };
+        let whole = at_most.min(wait + PEERS_TIMEOUT);
+        self.read(&path, begin.min(whole), whole)
+            .map(|(list, _)| list)
+    }
+
+    /// `GET /peers?state=gone`: who has left, and why.
+    ///
+    /// # Errors
+    /// When it is not answered with 2xx and such a list, which older discoveries do not have.
+    pub fn gone(&self) -> Result<GoneRead, CallError> {
+        self.read("/peers?state=gone", PEERS_BEGIN, PEERS_TIMEOUT)
+            .map(|(gone, _)| gone)
+    }
+
+    /// `GET /peers/{id}`: what is known of a peer that is there.
+    ///
+    /// # Errors
+    /// When it is not answered with 2xx and a peer.
+    pub fn portrait(&self, id: &str) -> Result<(Peer, Portrait), CallError> {
+        let path = format!("/peers/{}", utf8_percent_encode(id, SEGMENT));
+        let (peer, body) = self.read(&path, PEERS_BEGIN, PEERS_TIMEOUT)?;
+        Ok((peer, read_as(&body)?))
+    }
+
+    /// `GET /events`: what happens from now on, or what has since a revision.
+    ///
+    /// # Errors
+    /// When it is not answered with 2xx. A discovery that has no events answers 404.
+    pub fn events(&self, since: Option<u64>) -> Result<Events, CallError> {
+        let mut url = format!("{}/events", self.base);
+        if let Some(since) = since {
+            url = format!("{url}?since={since}");
+        }
+        Events::begin(self.authorized(self.agent.get(url)))
+    }
+
+    /// A GET whose answer is to begin and to end in time.
+    fn read<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        begin: Duration,
+        whole: Duration,
+    ) -> Result<(T, Vec<u8>), CallError> {
+        let call = self.agent.get(format!("{}{path}", self.base));
+        let call = within(begin, self.authorized(call))
             .config()
-            .timeout_recv_response(Some(PEERS_BEGIN))
-            .timeout_global(Some(PEERS_TIMEOUT));
+            .timeout_recv_response(Some(begin))
+            .timeout_global(Some(whole));
         let mut response = checked(call.build().call()?)?;
         let reader = response.body_mut().with_config().limit(LONG_ANSWER);
         let body = reader.read_to_vec()?;
-        match serde_json::from_slice(&body) {
-            Ok(peers) => Ok((peers, body)),
-            Err(e) => Err(CallError::NoAnswer {
-                never_sent: false,
-                cause: format!("the answer is no list of peers: {e}"),
-            }),
-        }
+        Ok((read_as(&body)?, body))
     }
 
     fn post(
@@ -336,6 +320,14 @@ impl Client {
     }
 }
 
+/// What a body says.
+fn read_as<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body).map_err(|e| CallError::NoAnswer {
+        never_sent: false,
+        cause: format!("the answer is no list of peers: {e}"),
+    })
+}
+
 /// Bounds a call as a whole; and its beginning a little closer, so that the error of one that
 /// never got through says so.
 fn within<M>(at_most: Duration, call: RequestBuilder<M>) -> RequestBuilder<M> {
@@ -359,7 +351,7 @@ fn checked(mut response: Response<Body>) -> Result<Response<Body>, CallError> {
 }
 
 /// What can be read of a body that is a courtesy: the status has said what counts.
-fn short_body<T: serde::de::DeserializeOwned>(response: &mut Response<Body>) -> Option<T> {
+fn short_body<T: DeserializeOwned>(response: &mut Response<Body>) -> Option<T> {
     let reader = response.body_mut().with_config().limit(SHORT_ANSWER);
     serde_json::from_slice(&reader.read_to_vec().ok()?).ok()
 }
@@ -367,35 +359,6 @@ fn short_body<T: serde::de::DeserializeOwned>(response: &mut Response<Body>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_of_discovery() {
-        for (text, host, port) in [
-            ("http://127.0.0.1:8001", "127.0.0.1", 8001),
-            ("http://aios-discovery", "aios-discovery", 80),
-            ("http://[::1]:8001/", "::1", 8001),
-            ("http://ingress/mesh/", "ingress", 80),
-        ] {
-            let url = DiscoveryUrl::parse(text).expect(text);
-            assert_eq!((url.host.as_str(), url.port), (host, port));
-            assert_eq!(url.to_string(), text.trim_end_matches('/'));
-        }
-        for bad in [
-            "",
-            "127.0.0.1:8001",
-            "ftp://h",
-            "http://",
-            "http://h?x",
-            "http://u@h",
-            "http://h h",
-            "http://h:",
-            "http://h:0",
-            "http://h:99999",
-            "http://h:x",
-        ] {
-            assert!(DiscoveryUrl::parse(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn an_id_is_one_segment_of_a_path() {
