@@ -7,17 +7,18 @@
 pub use crate::discovery::fuzzing::routes;
 pub use crate::discovery::state::fuzzing::state;
 pub use crate::http::fuzzing::door;
-pub use crate::mesh::fuzzing::answers;
+pub use crate::mesh::fuzzing::{answers, events};
 pub use crate::wire::fuzzing::bodies;
 
 /// One of them.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("answers", answers),
     ("bodies", bodies),
     ("door", door),
+    ("events", events),
     ("routes", routes),
     ("state", state),
 ];
