@@ -47,7 +47,7 @@ fn absent(arguments: &Arguments, client: &Client) -> Result<String, Failure> {
             one_line(id)
         )));
     }
-    Ok(sentences::absent(id, &departures, gone.now.as_deref()))
+    Ok(sentences::absent(id, &departures, SystemTime::now()))
 }
 
 /// What an older discovery knows.

@@ -265,7 +265,6 @@ mod tests {
         };
         let gone = GoneRead {
             gone: vec![departure("b", "reaped"), departure("b", "deregistered")],
-            now: None,
         };
         explain(&mut news, gone);
         assert_eq!(told(&news), ["-a ? Some(1)", "-b reaped Some(1)"]);

@@ -42,7 +42,8 @@ pub(super) fn present(peer: &Peer, portrait: &Portrait) -> String {
             span(left)
         ),
     };
-    text.push_str(&past(&portrait.departures, portrait.now.as_deref()));
+    let now = portrait.now.as_deref().and_then(wire::parse_timestamp);
+    text.push_str(&past(&portrait.departures, now));
     text
 }
 
@@ -69,8 +70,12 @@ pub(super) fn listed(peer: &Peer, list: &PeersRead, clock: SystemTime) -> String
 }
 
 /// Of one that is not there, by what is remembered of its departures, the last first.
-pub(super) fn absent(id: &str, departures: &[Departure], now: Option<&str>) -> String {
-    format!("{} is not here.\n{}", shown(id), past(departures, now))
+pub(super) fn absent(id: &str, departures: &[Departure], clock: SystemTime) -> String {
+    format!(
+        "{} is not here.\n{}",
+        shown(id),
+        past(departures, Some(clock))
+    )
 }
 
 fn whereabouts(peer: &Peer) -> String {
@@ -131,8 +136,7 @@ fn exact(millis: u64) -> String {
     }
 }
 
-fn past(departures: &[Departure], now: Option<&str>) -> String {
-    let now = now.and_then(wire::parse_timestamp);
+fn past(departures: &[Departure], now: Option<SystemTime>) -> String {
     let mut text = String::new();
     for (index, departure) in departures.iter().take(MOST).enumerate() {
         let at = wire::parse_timestamp(&departure.at);
@@ -243,7 +247,8 @@ mod tests {
     #[test]
     fn of_one_that_is_not_there_its_departures_are_told() {
         let departures = vec![departure("2026-01-02T12:21:44.000000Z"); 12];
-        let text = absent("pu\nre", &departures, Some(NOW));
+        let clock = wire::parse_timestamp(NOW).expect("a time");
+        let text = absent("pu\nre", &departures, clock);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "pu\\nre is not here.");
         assert!(

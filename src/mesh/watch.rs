@@ -141,10 +141,13 @@ impl Watch {
     /// Follows what happens, over every loss of discovery.
     fn follow(&mut self) -> Result<(), Failure> {
         let mut failed = 0;
+        let mut anew = false;
         loop {
             let began = Instant::now();
             let Err(ended) = self.attempt();
-            if began.elapsed() >= HELD {
+            // To begin anew is no failure, unless again and again.
+            let before = std::mem::replace(&mut anew, matches!(ended, Ended::StartOver));
+            if began.elapsed() >= HELD || (anew && !before) {
                 failed = 0;
             }
             match ended {

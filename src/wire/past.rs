@@ -33,9 +33,6 @@ pub struct Departure {
 pub struct GoneRead {
     /// Who has left, the last first.
     pub gone: Vec<Departure>,
-    /// When the list was made, by discovery's own clock.
-    #[serde(default)]
-    pub now: Option<String>,
 }
 
 /// What is read of the answer to `GET /peers/{cell_id}`, beside the peer itself.
