@@ -184,6 +184,49 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             &["<ID>", "''", "1 to 255 bytes"],
         ),
         ("aios-mesh", &["fly"], plain, &["fly"]),
+        (
+            "aios-mesh",
+            &["wait"],
+            plain,
+            &["missing", "--for", "--min", "--gone"],
+        ),
+        (
+            "aios-mesh",
+            &["wait", "--for", "a", "--min", "2"],
+            plain,
+            &["--for", "--min", "cannot"],
+        ),
+        (
+            "aios-mesh",
+            &["wait", "--for", "a,,b"],
+            plain,
+            &["--for", "''", "1 to 255 bytes"],
+        ),
+        (
+            "aios-mesh",
+            &["wait"],
+            &[("AIOS_WAIT_MIN", "0")],
+            &["AIOS_WAIT_MIN", "'0'", "from 1 on"],
+        ),
+        (
+            "aios-mesh",
+            &["wait", "--min", "1", "--timeout", "2h"],
+            plain,
+            &["--timeout", "2h", "5s or 2m"],
+        ),
+        (
+            "aios-mesh",
+            &["watch", "--since", "yesterday"],
+            plain,
+            &["--since", "yesterday"],
+        ),
+        (
+            "aios-mesh",
+            &["watch"],
+            &[("AIOS_WATCH_FORMAT", "xml")],
+            &["AIOS_WATCH_FORMAT", "xml", "ndjson"],
+        ),
+        ("aios-mesh", &["explain"], plain, &["missing", "<ID>"]),
     ] {
         let output = run(program, arguments, variables);
         assert_eq!(
@@ -268,6 +311,9 @@ fn help_and_version_are_everywhere() {
         &["aios-mesh"],
         &["aios-mesh", "up"],
         &["aios-mesh", "peers"],
+        &["aios-mesh", "watch"],
+        &["aios-mesh", "wait"],
+        &["aios-mesh", "explain"],
         &["aios-mesh", "deregister"],
     ] {
         let help = run(arguments[0], &[&arguments[1..], &["--help"]].concat(), &[]);

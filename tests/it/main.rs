@@ -22,5 +22,6 @@ mod tidy;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;
+mod tool;
 mod up;
 mod wire;
