@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    Answer, Child, SOON, Stub, cell, discovery, holds_for, ids, peers, register, request, run,
-    skip, wait_for,
+    Answer, Child, SOON, Stub, Watch, cell, discovery, holds_for, ids, peers, register, request,
+    run, skip, wait_for,
 };
 
 /// How often the cells of these tests beat.

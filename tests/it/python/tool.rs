@@ -78,3 +78,44 @@ fn the_operators_tool_lists_and_takes_out_peers_of_the_python_discovery() {
     });
     cell.wait_for_line("does not know runs", SOON);
 }
+
+#[test]
+fn the_operators_tool_follows_the_python_discovery_over_its_restart() {
+    let Some(python) = Python::found() else {
+        return;
+    };
+    let port = Port::reserve();
+    let discovery = python.discovery(&port.number, &[LONG_LEASE]);
+    let ok = |arguments: &[&str]| {
+        let output = run(
+            "aios-mesh",
+            arguments,
+            &[("AIOS_DISCOVERY_URL", &port.url())],
+        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let mut watch = Watch::of(&port.url(), &[]);
+    watch.child.wait_for_line("is an older one", SOON);
+    let cell = our_cell(&port.url(), &["pure"]);
+    ok(&["wait", "--for", "pure", "--timeout", "10s"]);
+    assert!(ok(&["explain", "pure"]).starts_with("pure is here: its last beat came 0."));
+    let joined = format!("joined   pure {} pure_cell level 0.1", cell.address);
+    assert_eq!(watch.told(1), [joined.as_str()]);
+
+    // Who comes back after a restart was not away, though this discovery does not say that it has
+    // only just started.
+    kill(discovery);
+    watch.child.wait_for_line("lost discovery", SOON);
+    let discovery = python.discovery(&port.number, &[LONG_LEASE]);
+    watch.child.wait_for_line("is back", SOON);
+    ok(&["wait", "--min", "1", "--timeout", "10s"]);
+    register(&discovery, "b");
+    assert_eq!(watch.told(2)[1], "joined   b 127.0.0.1:1 cell level 0");
+    // Nor is anybody gone yet.
+    assert_eq!(discovery.delete("/peer/b").status, 200);
+    ok(&["wait", "--gone", "b"]);
+    assert_eq!(watch.lines().len(), 2);
+    assert_eq!(watch.end(Signal::TERM).len(), 3);
+}

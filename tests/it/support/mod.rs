@@ -7,6 +7,7 @@ mod raw;
 mod socket;
 mod stub;
 mod traffic;
+mod watch;
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -21,6 +22,7 @@ use serde_json::Value;
 pub use socket::{Held, ONE, passed};
 pub use stub::Stub;
 pub use traffic::Traffic;
+pub use watch::Watch;
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub const SOON: Duration = Duration::from_secs(10);

@@ -4,18 +4,16 @@ mod explain;
 mod wait;
 mod watch;
 
-use std::fs::File;
 use std::net::TcpListener;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::{
-    Child, SOON, Stub, cell, command, discovery, holds_for, ids, metric, one_line, pause, register,
-    report, run, skip, wait_for,
+    Child, SOON, Stub, Watch, cell, command, discovery, holds_for, ids, metric, one_line, pause,
+    register, report, run, skip, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
