@@ -62,9 +62,15 @@ impl Watch {
         lines.iter().map(untimed).collect()
     }
 
-    /// Its lines as objects.
+    /// So many lines as objects, waited for.
     pub fn objects(&self, count: usize) -> Vec<Value> {
-        let lines = self.wait_for_lines(count);
+        self.wait_for_lines(count);
+        self.objects_so_far()
+    }
+
+    /// The lines it has printed, as objects.
+    pub fn objects_so_far(&self) -> Vec<Value> {
+        let lines = self.lines();
         let object = |line: &String| serde_json::from_str(line).expect("JSON");
         lines.iter().map(object).collect()
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::{
     Child, SOON, Stub, Watch, cell, command, discovery, holds_for, ids, metric, one_line, pause,
-    register, report, run, skip, wait_for,
+    random, register, report, run, skip, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

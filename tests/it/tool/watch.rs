@@ -1,5 +1,6 @@
 //! `watch`: what is told, and how it gets over the loss of discovery.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use super::*;
@@ -143,6 +144,97 @@ fn nothing_is_told_twice_over_a_restart_with_a_state_file_and_nothing_is_missed(
     assert_eq!(in_short(&watch.objects(2)), ["join c", "leave b"]);
     register(&second, "d");
     assert_eq!(in_short(&watch.objects(3)), ["join c", "leave b", "join d"]);
+}
+
+/// Who is there by what was told: nobody joins who is there, and nobody leaves who is not.
+fn adds_up(objects: &[Value]) -> BTreeSet<String> {
+    let mut here = BTreeSet::new();
+    for one in objects {
+        let id = || one["cell_id"].as_str().expect("an id").to_owned();
+        match one["event"].as_str().expect("an event") {
+            "reset" => here.clear(),
+            "join" => assert!(here.insert(id()), "{one} in {objects:#?}"),
+            "leave" => assert!(here.remove(&id()), "{one} in {objects:#?}"),
+            _ => assert!(here.contains(&id()), "{one} in {objects:#?}"),
+        }
+    }
+    here
+}
+
+/// Cells come and go at random while discovery is killed again and again.
+fn adds_up_over_kills(flags: &[&str]) {
+    const PEERS: usize = 300;
+    const KILLS: usize = 3;
+    let lease = r#","stale_after_ms":600000"#;
+    let mut discovery = discovery(flags);
+    let address = discovery.address.clone();
+    let settled = |discovery: &Child| {
+        wait_for("it has settled", SOON, || {
+            discovery.get("/ready").status == 200
+        });
+    };
+    settled(&discovery);
+    let watch = Watch::start(&discovery, &["--format", "ndjson", "--since", "0"]);
+    watch.wait_for_lines(1);
+    // A cell each that is there or not.
+    let mut alive = [false; PEERS];
+    for kills in 0..=KILLS {
+        for _ in 0..PEERS {
+            let one = random(PEERS);
+            alive[one] = !alive[one];
+            if alive[one] {
+                register_with(&discovery, &one.to_string(), 1, lease);
+            } else {
+                assert_eq!(discovery.delete(&format!("/peer/{one}")).status, 200);
+            }
+        }
+        if kills < KILLS {
+            discovery.signal(Signal::KILL);
+            discovery.wait(SOON);
+            discovery = discovery_at(&address, flags);
+        }
+        for (one, alive) in alive.iter_mut().enumerate() {
+            let listed = discovery.get(&format!("/peers/{one}")).status == 200;
+            // Some die while discovery is away; a goodbye may have been lost with what was not
+            // written yet; and who is not known registers again.
+            *alive &= one % 10 != kills;
+            if *alive && !listed {
+                register_with(&discovery, &one.to_string(), 1, lease);
+            } else if !*alive && listed {
+                assert_eq!(discovery.delete(&format!("/peer/{one}")).status, 200);
+            }
+        }
+        let truth: BTreeSet<String> = ids(&discovery).into_iter().collect();
+        let expected = (0..PEERS).filter(|one| alive[*one]);
+        assert_eq!(truth, expected.map(|one| one.to_string()).collect());
+        wait_for("it adds up", 3 * SOON, || {
+            adds_up(&watch.objects_so_far()) == truth
+        });
+        settled(&discovery);
+    }
+    let count = watch.objects_so_far().len();
+    report(&format!(
+        "aios-mesh watch, discovery {}: {count} events over {KILLS} kills add up to the list",
+        flags[0]
+    ));
+    assert!(count > PEERS, "{count}");
+}
+
+#[test]
+fn what_is_told_adds_up_to_the_list_over_kills() {
+    adds_up_over_kills(&["--stale-after", "1s"]);
+}
+
+#[test]
+fn what_is_told_adds_up_to_the_list_over_kills_with_a_state_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("state");
+    adds_up_over_kills(&[
+        "--state-file",
+        file.to_str().expect("UTF-8"),
+        "--stale-after",
+        "1s",
+    ]);
 }
 
 #[test]
