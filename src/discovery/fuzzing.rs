@@ -100,7 +100,7 @@ fn check_token(request: &Request, answer: &Answer) {
     let is_sent = request.bearer() == Some(TOKEN);
     let is_open = matches!(
         request.segments().ok().and_then(Route::find),
-        Some(Route::Health | Route::Ready | Route::OpenApi)
+        Some(Route::Health | Route::Ready | Route::OpenApi | Route::Page)
     );
     assert!(!(is_sent && answer.status == 401));
     assert!(is_sent || is_open || matches!(answer.status, 400 | 401 | 403 | 404 | 405));
@@ -130,11 +130,13 @@ fn check(request: &Request, answer: &Answer) {
     let unpacked = unpacked(answer);
     let is_list =
         matches!(route, Some(Route::Peers | Route::Targets)) && matches!(answer.status, 200 | 304);
+    let is_page = matches!(route, Some(Route::Page)) && matches!(answer.status, 200 | 304);
     let is_stream = answer.status == 200 && matches!(route, Some(Route::Events));
     let text = match route {
         _ if answer.status != 200 => None,
         Some(Route::Metrics) => Some("text/plain; version=0.0.4"),
         Some(Route::Events) => Some("text/event-stream"),
+        Some(Route::Page) => Some("text/html; charset=utf-8"),
         Some(Route::Peers) => match request.query("format").as_deref() {
             Some("tsv") => Some("text/tab-separated-values; charset=utf-8"),
             Some("ids" | "hosts") => Some("text/plain; charset=utf-8"),
@@ -143,7 +145,7 @@ fn check(request: &Request, answer: &Answer) {
         _ => None,
     };
     if is_known {
-        assert!(is_list && answer.body.is_empty());
+        assert!((is_list || is_page) && answer.body.is_empty());
         assert_eq!(content_type, None);
     } else if let Some(text) = text {
         assert!(content_type.is_some_and(|it| it.starts_with(text)));
@@ -155,9 +157,9 @@ fn check(request: &Request, answer: &Answer) {
     let has_length = !is_known && !is_stream;
     let length = has_length.then(|| answer.body.len().to_string());
     assert_eq!(answer.field("content-length"), length.as_deref());
-    for name in ["etag", "vary"] {
-        assert_eq!(answer.field(name).is_some(), is_list, "{name}");
-    }
+    assert_eq!(answer.field("etag").is_some(), is_list || is_page);
+    assert_eq!(answer.field("vary").is_some(), is_list);
+    assert_eq!(answer.field("content-security-policy").is_some(), is_page);
     for name in ["x-mesh-revision", "x-mesh-epoch"] {
         assert_eq!(answer.field(name).is_some(), is_list || is_stream, "{name}");
     }

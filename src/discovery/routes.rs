@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Discovery;
+use super::page;
 use super::settings::Settings;
 use crate::http::{Handler, Later, Method, Reply, Request};
 use crate::registry::Refused;
@@ -24,6 +25,7 @@ pub(super) enum Route<'a> {
     Ready,
     Metrics,
     OpenApi,
+    Page,
 }
 
 /// What all of this looks like from outside, for programs (OpenAPI 3.1).
@@ -47,6 +49,7 @@ impl<'a> Route<'a> {
             (None, "metrics") => Self::Metrics,
             (None, "openapi.json") => Self::OpenApi,
             (Some("peers"), _) => Self::OnePeer(last),
+            (None, "") => Self::Page,
             (Some("peer"), _) => Self::Peer(last),
             (Some("unregister"), _) => Self::Unregister(last),
             _ => return None,
@@ -68,6 +71,7 @@ impl<'a> Route<'a> {
             Self::Ready => "/ready",
             Self::Metrics => "/metrics",
             Self::OpenApi => "/openapi.json",
+            Self::Page => "/",
         }
     }
 
@@ -83,7 +87,8 @@ impl<'a> Route<'a> {
             | Self::Health
             | Self::Ready
             | Self::Metrics
-            | Self::OpenApi => (Method::Get, "GET, HEAD"),
+            | Self::OpenApi
+            | Self::Page => (Method::Get, "GET, HEAD"),
         }
     }
 }
@@ -180,14 +185,16 @@ impl Discovery {
             Route::Ready => Ok(self.answer_ready()),
             Route::Metrics => Ok(self.answer_metrics()),
             Route::OpenApi => Ok(Reply::with_body(200, "application/json", OPENAPI.to_vec())),
+            Route::Page => Ok(page::answer(request)),
         }
     }
 
     /// Whether a request needs a token, where there are tokens.
     fn asks_for_token(&self, route: &Route<'_>, method: Method) -> bool {
         match (method, route) {
-            // What is asked to learn whether discovery works is open to all who watch it.
-            (Method::Get, Route::Health | Route::Ready | Route::OpenApi) => false,
+            // What is asked to learn whether discovery works is open to all who watch it, and the
+            // page asks for the token itself.
+            (Method::Get, Route::Health | Route::Ready | Route::OpenApi | Route::Page) => false,
             (Method::Get, _) => self.settings.protect_reads,
             _ => true,
         }
@@ -334,7 +341,8 @@ mod tests {
                 Route::Health => Route::Ready,
                 Route::Ready => Route::Metrics,
                 Route::Metrics => Route::OpenApi,
-                Route::OpenApi => return None,
+                Route::OpenApi => Route::Page,
+                Route::Page => return None,
             })
         })
     }

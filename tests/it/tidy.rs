@@ -230,6 +230,7 @@ fn the_readme_names_every_setting_and_every_endpoint() {
         "/ready",
         "/metrics",
         "/openapi.json",
+        "`GET /`",
         "/consciousness",
         "/consciousness/primitives",
         "/consciousness/sync",

@@ -5,7 +5,7 @@ use std::thread;
 use super::*;
 
 /// What has to have been answered in the course of it, by route: else it showed little.
-const ANSWERED: [(&str, &[u16]); 12] = [
+const ANSWERED: [(&str, &[u16]); 13] = [
     ("/register", &[200, 405, 415, 422, 503]),
     ("/heartbeat", &[200, 404, 405, 415, 422]),
     ("/peer/{cell_id}", &[200, 404, 405, 422]),
@@ -19,6 +19,7 @@ const ANSWERED: [(&str, &[u16]); 12] = [
     ("/ready", &[200, 405, 503]),
     ("/metrics", &[200, 405]),
     ("/openapi.json", &[200, 405]),
+    ("/", &[200, 304, 405]),
 ];
 
 /// What asks for a token wherever there are any.

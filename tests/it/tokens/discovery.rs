@@ -158,7 +158,8 @@ fn reads_are_open_to_all_unless_they_are_protected() {
             ("/metrics", true, 200),
             ("/health", false, 200),
             ("/ready", false, 503),
-            ("/", false, 404),
+            ("/", false, 200),
+            ("/nowhere", false, 404),
             ("/openapi.json", false, 200),
         ] {
             let what = format!("{method} {target}");
