@@ -159,7 +159,8 @@ def accessible(looked, name):
     serious = [one for one in found if one["impact"] in ("serious", "critical")]
     told = [(one["id"], one["help"], [node["target"] for node in one["nodes"]][:3]) for one in serious]
     assert not serious, f"{name}: {told}"
-    measured(f"axe, {name}: nothing serious, {len(found)} other findings")
+    others = ", ".join(one["id"] for one in found)
+    measured(f"axe, {name}: nothing serious; other findings: {others or 'none'}")
 
 
 def some_peers(discovery):
@@ -254,7 +255,7 @@ def follows(world):
     cell = world.cell(discovery, "killed", "--level", "4.2")
     expect(looked.row("killed")).to_contain_text("alive")
     expect(looked.row("killed")).to_contain_text("4.2")
-    expect(page.locator("#news")).to_contain_text(re.compile("[1k].* joined"))
+    expect(page.locator("#news")).to_contain_text("joined")
     # It beats, and its age says so.
     time.sleep(2.5)
     expect(looked.row("killed").locator("td").nth(4)).to_have_text(re.compile("^[012] s$"))
@@ -380,7 +381,7 @@ def asks_for_the_token(world):
         page = looked.page
         field = page.get_by_label(re.compile("token"))
         expect(field).to_be_focused()
-        expect(page.locator("#main")).to_be_hidden()
+        expect(page.locator("#all")).to_be_hidden()
         accessible(looked, "token")
         world.picture(looked, "token")
         field.fill("wrong")
@@ -409,17 +410,17 @@ def polls(world):
     looked = world.look(discovery, prepare=closed)
     looked.is_down = True
     page = looked.page
-    expect(page.locator("#mode")).to_have_text("asking every 2 s")
+    expect(page.locator("#mode")).to_have_text(re.compile("^asking every"))
     discovery.register("joins")
     expect(looked.row("joins")).to_contain_text("alive", timeout=3500)
     discovery.ask("DELETE", "/peer/joins")
     expect(looked.row("joins")).to_contain_text("gone, deregistered", timeout=3500)
-    expect(page.locator("#mode")).to_have_text("asking every 2 s")
+    expect(page.locator("#mode")).to_have_text(re.compile("^asking every"))
 
 
 def stays_quick(world):
     """Two thousand peers are shown at once, and what changes costs little."""
-    discovery = world.discovery("--stale-after", "60s", "--hold-min", "0")
+    discovery = world.discovery("--stale-after", "60s", "--hold-min", "0", "--reap-every", "2s")
     for n in range(MANY):
         kind = "pure_cell" if n % 2 else "alpha_cell"
         discovery.register(f"cell-{n}", n, consciousness_level=n % 53 / 10, type=kind, services=["consciousness-sync"])
@@ -436,6 +437,10 @@ def stays_quick(world):
     expect(page.locator("#box table")).to_have_attribute("aria-rowcount", str(MANY + 1))
     world.picture(looked, "2000")
 
+    page.evaluate("""() => {
+        window.long = [];
+        new PerformanceObserver(list => list.getEntries().forEach(one => long.push(one.duration))).observe({ type: 'longtask' });
+    }""")
     updates = """() => {
         const all = performance.getEntriesByName('aios-update').map(one => one.duration);
         performance.clearMeasures('aios-update');
@@ -475,6 +480,15 @@ def stays_quick(world):
     discovery.register("zz-last")
     page.locator("#box").evaluate("box => { box.scrollTop = box.scrollHeight; }")
     expect(looked.row("zz-last")).to_be_visible(timeout=1000)
+    for n in range(1000):
+        discovery.register(f"zzz-{n}", n, stale_after_ms=5000)
+    page.evaluate(updates)
+    expect(page.locator("#left tbody")).to_contain_text("zzz-", timeout=10_000)
+    wait_for("they are gone", lambda: page.title().startswith(f"{MANY + 201} peers"))
+    update("1000 leave")
+    # Whatever else the browser does for it: layout, parsing, painting.
+    long = page.evaluate("long")
+    measured(f"{MANY} peers: {len(long)} tasks of the browser took more than 50 ms, the longest {max(long, default=0):.0f} ms")
     page.locator("#box").evaluate("box => { box.scrollTop = 0; }")
     accessible(looked, f"{MANY} peers")
 

@@ -1,5 +1,5 @@
 //! Our programs in one mesh with the Python services they replace, in every pairing, and both
-//! discoveries asked the same questions.
+//! discoveries asked the same questions; and the page, which a browser shows that Python drives.
 //!
 //! The services are the stand-ins in `tests/python`. The Python that runs them is named by
 //! `AIOS_TEST_PYTHON`, or is `python3` where that one has what `requirements.txt` lists.
@@ -8,6 +8,7 @@ mod answers;
 mod cells;
 mod document;
 mod meshes;
+mod page;
 mod tool;
 
 use std::collections::{BTreeMap, BTreeSet};
