@@ -74,6 +74,11 @@ fn the_page_polls_where_there_are_no_events() {
 }
 
 #[test]
+fn the_page_starts_over_and_rests_while_nobody_looks() {
+    page("starts_over");
+}
+
+#[test]
 fn the_page_stays_quick_with_two_thousand_peers() {
     page("stays_quick");
 }

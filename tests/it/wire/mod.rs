@@ -5,6 +5,7 @@ mod added;
 mod cells;
 mod fencing;
 mod input;
+mod page;
 mod protocol;
 mod reading;
 
