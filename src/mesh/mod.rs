@@ -19,7 +19,7 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::args;
 use crate::client::{CallError, Client, DiscoveryUrl};
@@ -96,6 +96,12 @@ impl Target {
             other => Failure::new(format!("discovery at {discovery}: {other}")),
         }
     }
+}
+
+/// What it takes, for whatever is made out of that.
+#[must_use]
+pub fn arguments() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command the arguments name.

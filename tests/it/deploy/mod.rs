@@ -4,6 +4,7 @@ mod binaries;
 mod containers;
 mod front;
 mod machine;
+mod manual;
 mod systemd;
 
 use std::path::{Path, PathBuf};
