@@ -1,5 +1,6 @@
 //! The units under a real systemd, the first process of a container that is a machine of its own.
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -10,26 +11,22 @@ use crate::support::{
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long anything may take that systemd does, on a machine with much else to do.
-const DONE: Duration = Duration::from_secs(30);
+pub(super) const DONE: Duration = Duration::from_secs(30);
 /// The image, made out of this machine's own packages.
 const IMAGE: &str = "aios-mesh-systemd";
 /// What is started.
 const UNITS: &str = "aios-discovery.socket aios-discovery aios-cell@pure aios-cell@alpha";
 
-/// A running machine, with the binaries and the units installed as the README says.
-struct Machine {
+/// A running machine.
+pub(super) struct Machine {
     name: String,
     /// Where its discovery is, from here: over a network of Docker's, with nobody in between.
-    discovery: String,
+    pub(super) discovery: String,
 }
 
 impl Machine {
-    /// Boots one, if this host has what it takes.
-    fn boot(test: &str) -> Option<Self> {
-        if !succeeds("docker", &["info"]) {
-            skip(test, "a running Docker");
-            return None;
-        }
+    /// Boots one with the binaries installed as the README says, if this host has what it takes.
+    pub(super) fn boot(test: &str) -> Option<Self> {
         let Some(discovery) = static_binary("aios-discovery") else {
             skip(
                 test,
@@ -37,10 +34,21 @@ impl Machine {
             );
             return None;
         };
+        let machine = Self::bare(test, discovery.parent().expect("a folder"))?;
+        machine.shell("cd /built && install -m 755 aios-discovery aios-cell aios-mesh /usr/bin/");
+        Some(machine)
+    }
+
+    /// Boots one with nothing installed, which sees the folder as `/built`.
+    pub(super) fn bare(test: &str, built: &Path) -> Option<Self> {
+        if !succeeds("docker", &["info"]) {
+            skip(test, "a running Docker");
+            return None;
+        }
         said(Command::new(file("tests/docker/systemd-image")).arg(IMAGE));
         let name = format!("{test}-{}", std::process::id());
-        let built = discovery.parent().expect("a folder").canonicalize();
-        let built = built.expect("it is there").display().to_string();
+        let built = built.canonicalize().expect("it is there");
+        let built = built.display().to_string();
         let project = file(".").canonicalize().expect("it is there");
         let deploy = project.join("deploy").display().to_string();
         let mut machine = Self {
@@ -74,17 +82,16 @@ impl Machine {
         let ip = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         let ip = said(Command::new("docker").args(["inspect", "--format", ip, &machine.name]));
         machine.discovery = format!("{}:8001", ip.trim());
-        machine.shell("cd /built && install -m 755 aios-discovery aios-cell aios-mesh /usr/bin/");
         Some(machine)
     }
 
-    fn try_shell(&self, script: &str) -> Output {
+    pub(super) fn try_shell(&self, script: &str) -> Output {
         let arguments = ["exec", &self.name, "bash", "-ec", script];
         output(Command::new("docker").args(arguments))
     }
 
     /// Runs a script that has to succeed. Returns what it says.
-    fn shell(&self, script: &str) -> String {
+    pub(super) fn shell(&self, script: &str) -> String {
         let arguments = ["exec", &self.name, "bash", "-ec", script];
         said(Command::new("docker").args(arguments))
             .trim()
@@ -92,34 +99,34 @@ impl Machine {
     }
 
     /// A property of a unit.
-    fn show(&self, unit: &str, property: &str) -> String {
+    pub(super) fn show(&self, unit: &str, property: &str) -> String {
         self.shell(&format!("systemctl show --value -p {property} {unit}"))
     }
 
-    fn is_active(&self, unit: &str) -> bool {
+    pub(super) fn is_active(&self, unit: &str) -> bool {
         self.show(unit, "ActiveState") == "active"
     }
 
     /// What a unit has logged.
-    fn journal(&self, unit: &str) -> String {
+    pub(super) fn journal(&self, unit: &str) -> String {
         self.shell(&format!("journalctl --no-pager -o cat -u {unit}"))
     }
 
-    fn listed(&self) -> Vec<String> {
+    pub(super) fn listed(&self) -> Vec<String> {
         let mut ids = ids_at(&self.discovery);
         ids.retain(|id| !id.starts_with("client-"));
         ids.sort_unstable();
         ids
     }
 
-    fn both_are_listed(&self) -> Duration {
+    pub(super) fn both_are_listed(&self) -> Duration {
         wait_for("both cells are listed", DONE, || {
             self.listed() == ["alpha", "pure"]
         })
     }
 
     /// Nobody gets in.
-    fn is_refused(&self) -> bool {
+    pub(super) fn is_refused(&self) -> bool {
         std::net::TcpStream::connect(&self.discovery).is_err()
     }
 

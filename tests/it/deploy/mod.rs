@@ -1,10 +1,11 @@
-//! What an operator installs: the static binaries, the systemd units, the images.
+//! What an operator installs: the static binaries, the systemd units, the images, the package.
 
 mod binaries;
 mod containers;
 mod front;
 mod machine;
 mod manual;
+mod package;
 mod systemd;
 
 use std::path::{Path, PathBuf};
