@@ -1,7 +1,9 @@
+# shellcheck shell=bash
 # Sourced by those that make an image out of this machine's own packages.
 
 # The packages named, and all that they need, as they are installed here.
 closure() {
+    # shellcheck disable=SC2016 # dpkg-query's own
     apt-cache depends --recurse --installed --important "$@" |
         grep '^[a-z]' | sort -u |
         xargs dpkg-query -Wf '${db:Status-Status} ${binary:Package}\n' 2>/dev/null |

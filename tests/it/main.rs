@@ -11,6 +11,7 @@
 mod cli;
 mod deploy;
 mod door;
+mod examples;
 mod follow;
 mod lifecycle;
 mod overload;

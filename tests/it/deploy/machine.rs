@@ -5,28 +5,29 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use super::{file, output, said, static_binary};
+use crate::examples::example;
 use crate::support::{
     Traffic, holds_for, ids_at, pause, report, request, skip, succeeds, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long anything may take that systemd does, on a machine with much else to do.
-pub(super) const DONE: Duration = Duration::from_secs(30);
+pub(crate) const DONE: Duration = Duration::from_secs(30);
 /// The image, made out of this machine's own packages.
 const IMAGE: &str = "aios-mesh-systemd";
 /// What is started.
 const UNITS: &str = "aios-discovery.socket aios-discovery aios-cell@pure aios-cell@alpha";
 
 /// A running machine.
-pub(super) struct Machine {
+pub(crate) struct Machine {
     name: String,
     /// Where its discovery is, from here: over a network of Docker's, with nobody in between.
-    pub(super) discovery: String,
+    pub(crate) discovery: String,
 }
 
 impl Machine {
     /// Boots one with the binaries installed as the README says, if this host has what it takes.
-    pub(super) fn boot(test: &str) -> Option<Self> {
+    pub(crate) fn boot(test: &str) -> Option<Self> {
         let Some(discovery) = static_binary("aios-discovery") else {
             skip(
                 test,
@@ -40,7 +41,7 @@ impl Machine {
     }
 
     /// Boots one with nothing installed, which sees the folder as `/built`.
-    pub(super) fn bare(test: &str, built: &Path) -> Option<Self> {
+    pub(crate) fn bare(test: &str, built: &Path) -> Option<Self> {
         if !succeeds("docker", &["info"]) {
             skip(test, "a running Docker");
             return None;
@@ -85,13 +86,13 @@ impl Machine {
         Some(machine)
     }
 
-    pub(super) fn try_shell(&self, script: &str) -> Output {
+    pub(crate) fn try_shell(&self, script: &str) -> Output {
         let arguments = ["exec", &self.name, "bash", "-ec", script];
         output(Command::new("docker").args(arguments))
     }
 
     /// Runs a script that has to succeed. Returns what it says.
-    pub(super) fn shell(&self, script: &str) -> String {
+    pub(crate) fn shell(&self, script: &str) -> String {
         let arguments = ["exec", &self.name, "bash", "-ec", script];
         said(Command::new("docker").args(arguments))
             .trim()
@@ -99,34 +100,34 @@ impl Machine {
     }
 
     /// A property of a unit.
-    pub(super) fn show(&self, unit: &str, property: &str) -> String {
+    pub(crate) fn show(&self, unit: &str, property: &str) -> String {
         self.shell(&format!("systemctl show --value -p {property} {unit}"))
     }
 
-    pub(super) fn is_active(&self, unit: &str) -> bool {
+    pub(crate) fn is_active(&self, unit: &str) -> bool {
         self.show(unit, "ActiveState") == "active"
     }
 
     /// What a unit has logged.
-    pub(super) fn journal(&self, unit: &str) -> String {
+    pub(crate) fn journal(&self, unit: &str) -> String {
         self.shell(&format!("journalctl --no-pager -o cat -u {unit}"))
     }
 
-    pub(super) fn listed(&self) -> Vec<String> {
+    pub(crate) fn listed(&self) -> Vec<String> {
         let mut ids = ids_at(&self.discovery);
         ids.retain(|id| !id.starts_with("client-"));
         ids.sort_unstable();
         ids
     }
 
-    pub(super) fn both_are_listed(&self) -> Duration {
+    pub(crate) fn both_are_listed(&self) -> Duration {
         wait_for("both cells are listed", DONE, || {
             self.listed() == ["alpha", "pure"]
         })
     }
 
     /// Nobody gets in.
-    pub(super) fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         std::net::TcpStream::connect(&self.discovery).is_err()
     }
 
@@ -148,12 +149,7 @@ impl Drop for Machine {
 
 /// The README's commands that put the units in place and start them.
 fn commands_of_the_readme() -> String {
-    let readme = std::fs::read_to_string(file("README.md")).expect("a README");
-    let (_, rest) = readme.split_once("## systemd\n").expect("a section");
-    let (_, rest) = rest.split_once("```sh\n").expect("commands");
-    let (commands, _) = rest.split_once("```").expect("their end");
-    assert!(commands.contains("systemctl enable --now"), "{commands}");
-    commands.to_owned()
+    example("units").text
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod binaries;
 mod containers;
 mod front;
-mod machine;
+pub(crate) mod machine;
 mod manual;
 mod package;
 mod systemd;
@@ -12,18 +12,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// The static binaries, where `cargo static` has put them; `AIOS_TEST_STATIC_DIR` says where.
-fn static_binary(name: &str) -> Option<PathBuf> {
+pub(crate) fn static_binary(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("AIOS_TEST_STATIC_DIR")?;
     Some(Path::new(&folder).join(name))
 }
 
 /// A file of the project.
-fn file(path: &str) -> PathBuf {
+pub(crate) fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Runs a command to its end.
-fn output(command: &mut Command) -> Output {
+pub(crate) fn output(command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
         .output()
@@ -31,7 +31,7 @@ fn output(command: &mut Command) -> Output {
 }
 
 /// What a command that has to succeed says on stdout.
-fn said(command: &mut Command) -> String {
+pub(crate) fn said(command: &mut Command) -> String {
     let output = output(command);
     assert!(
         output.status.success(),

@@ -1,0 +1,55 @@
+//! The examples for systemd, on a machine of their own.
+
+use super::example;
+use crate::deploy::machine::{DONE, Machine};
+use crate::support::wait_for;
+
+/// Puts a file in place that says itself, in its first line, where it belongs.
+fn install(machine: &Machine, name: &str) {
+    let text = example(name).text;
+    let path = text.lines().next().and_then(|line| line.strip_prefix("# "));
+    let path = path.expect("a path");
+    machine.shell(&format!(
+        "mkdir -p \"$(dirname {path})\"\ncat >{path} <<'END'\n{text}END\nsystemctl daemon-reload"
+    ));
+}
+
+/// A machine on which discovery runs.
+fn boot(name: &str) -> Option<Machine> {
+    let machine = Machine::boot(name)?;
+    machine.shell(
+        "install -m 644 /project/deploy/systemd/aios-* /etc/systemd/system/
+         systemctl daemon-reload
+         systemctl start aios-discovery.socket aios-discovery",
+    );
+    Some(machine)
+}
+
+#[test]
+fn a_cell_follows_the_unit_it_stands_for() {
+    let Some(machine) = boot("follows") else {
+        return;
+    };
+    machine.shell(
+        "printf '[Service]\\nExecStart=sleep infinity\\n' \\
+             >/etc/systemd/system/postgresql@15-main.service",
+    );
+    install(&machine, "follow.conf");
+    machine.shell(&example("follow").text);
+    machine.shell("systemctl start postgresql@15-main");
+    wait_for("its cell is listed", DONE, || machine.listed() == ["db"]);
+    machine.shell("systemctl kill --signal KILL postgresql@15-main");
+    wait_for("its cell is gone", DONE, || machine.listed().is_empty());
+}
+
+#[test]
+fn discovery_is_kept_to_its_own_host() {
+    let Some(machine) = boot("loopback") else {
+        return;
+    };
+    assert!(!machine.is_refused());
+    install(&machine, "loopback.conf");
+    machine.shell(&example("loopback").text);
+    assert!(machine.is_refused());
+    machine.shell("aios-discovery --check");
+}
