@@ -108,7 +108,7 @@ fn has_tools(test: &str) -> bool {
 
 #[test]
 fn every_example_is_run() {
-    const HERE: [&str; 14] = [
+    const HERE: [&str; 15] = [
         "who",
         "until",
         "poll",
@@ -116,6 +116,7 @@ fn every_example_is_run() {
         "grep",
         "as-cell",
         "mesh-changes",
+        "report.service",
         "mesh-upstream",
         "third",
         "follow.conf",

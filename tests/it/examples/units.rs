@@ -1,8 +1,12 @@
 //! The examples for systemd, on a machine of their own.
 
+use std::time::Duration;
+
 use super::example;
 use crate::deploy::machine::{DONE, Machine};
-use crate::support::wait_for;
+use crate::support::{holds_for, wait_for};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Puts a file in place that says itself, in its first line, where it belongs.
 fn install(machine: &Machine, name: &str) {
@@ -23,6 +27,45 @@ fn boot(name: &str) -> Option<Machine> {
          systemctl start aios-discovery.socket aios-discovery",
     );
     Some(machine)
+}
+
+#[test]
+fn a_service_starts_once_the_cells_it_needs_are_there() {
+    let Some(machine) = boot("report") else {
+        return;
+    };
+    install(&machine, "report.service");
+    machine.shell(
+        "mkdir -p /usr/local/bin
+         printf '#!/bin/sh\\naios-mesh peers --format ids >/run/reported; exec sleep infinity\\n' \\
+             >/usr/local/bin/report
+         chmod +x /usr/local/bin/report
+         systemctl start --no-block report",
+    );
+    let state = || machine.show("report", "ActiveState");
+    machine.shell("systemctl start aios-cell@pure");
+    holds_for("it waits for alpha", 2 * SECOND, || state() == "activating");
+    machine.shell("systemctl start aios-cell@alpha");
+    wait_for("it is started", DONE, || state() == "active");
+    wait_for("it has reported", DONE, || {
+        machine.shell("cat /run/reported || true") == "pure\nalpha"
+    });
+    assert_eq!(machine.show("report", "NRestarts"), "0");
+
+    // What does not come in time is waited for once more.
+    machine.shell(
+        "systemctl stop report aios-cell@alpha
+         sed -i 's/--timeout 60s/--timeout 1s/' /etc/systemd/system/report.service
+         systemctl daemon-reload
+         systemctl start --no-block report",
+    );
+    wait_for("it has tried again", DONE, || {
+        machine.show("report", "NRestarts") == "1"
+    });
+    let log = machine.journal("report");
+    assert!(log.contains("status=3"), "{log}");
+    machine.shell("systemctl start aios-cell@alpha");
+    wait_for("it is started", DONE, || state() == "active");
 }
 
 #[test]
