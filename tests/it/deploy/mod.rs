@@ -6,6 +6,7 @@ mod front;
 pub(crate) mod machine;
 mod manual;
 mod package;
+mod prometheus;
 mod systemd;
 
 use std::path::{Path, PathBuf};

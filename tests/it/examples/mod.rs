@@ -125,7 +125,7 @@ fn every_example_is_run() {
         "loopback",
         "tokens",
     ];
-    const ELSEWHERE: [(&str, &str); 9] = [
+    const ELSEWHERE: [(&str, &str); 10] = [
         ("start", "by cargo; up.rs tests what it starts"),
         (
             "static",
@@ -138,6 +138,10 @@ fn every_example_is_run() {
         ),
         ("units", "deploy/machine.rs"),
         ("nginx", "deploy/front.rs, with ports and files of its own"),
+        (
+            "prometheus",
+            "deploy/prometheus.rs, with an address of its own",
+        ),
         ("docker", "deploy/containers.rs, with names of its own"),
         (
             "full",
