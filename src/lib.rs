@@ -23,7 +23,8 @@
 //!   restart, what is written in it, and what is made of that;
 //! - `http::head`, `http::body`, `http::arrived`: whether bytes are a request as we take it;
 //! - `http::negotiate`: in which form a client would like its answer;
-//! - `discovery::renders::rows`, `gzip`: the list as bytes;
+//! - `discovery::asked`: which peers a query asks for, in which form, and when;
+//! - `discovery::renders::rows`, `forms`, `gzip`: the list as bytes;
 //! - `mesh::table`: the list as an operator reads it;
 //! - `mesh::stream`: events out of the bytes they come in;
 //! - `mesh::roster`, `happened`: what is new, by an event or by another list, and how that is told;
@@ -46,7 +47,9 @@
 //! # The way of a request
 //!
 //! Socket → `http` (bounded, timed, parsed) → the role's routes (method, path and body in, a
-//! [`http::Reply`] out) → lock, [`registry::Registry`], unlock → log and count → reply → socket.
+//! [`http::Reply`] out) → lock, [`registry::Registry`], unlock → log and count, wake those who wait for
+//! a change → reply → socket. A reply may have to be waited for, or be without an end; then it is the
+//! connection's thread that waits (`discovery::watch`).
 //! The reaper is one more caller of the registry, and so is the thread that keeps the state file,
 //! which is handed each change as it is made. Nothing else holds it.
 

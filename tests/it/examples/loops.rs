@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::{Example, example, has_tools};
 use crate::support::{
-    Child, SOON, discovery, holds_for, ids, median, pause, register, report, wait_for,
+    Child, SOON, discovery, holds_for, ids, median, metric, pause, register, report, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,8 +24,20 @@ struct Loop {
 impl Loop {
     fn start(example: &Example) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let printed = folder.path().join("printed");
+        let command = example.command(folder.path());
+        Self::of(command, folder)
+    }
+
+    /// One that finds discovery by its variable.
+    fn start_with(example: &Example, discovery: &Child) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let mut command = example.command(folder.path());
+        command.env("AIOS_DISCOVERY_URL", discovery.url());
+        Self::of(command, folder)
+    }
+
+    fn of(mut command: Command, folder: TempDir) -> Self {
+        let printed = folder.path().join("printed");
         command.stdout(File::create(&printed).expect("a file"));
         Self {
             _child: Child::spawn(command),
@@ -125,6 +138,28 @@ fn a_loop_that_waits_for_changes_keeps_its_list_while_discovery_settles() {
             .count(),
         1
     );
+}
+
+#[test]
+fn what_happens_is_acted_on_as_it_happens() {
+    if !has_tools("what_happens_is_acted_on_as_it_happens") {
+        return;
+    }
+    let discovery = discovery(&["--stale-after", "60m"]);
+    let acting = Loop::start_with(&example("on-leave"), &discovery);
+    let streaming = Loop::start(&example("events").asking(&discovery));
+    wait_for("both follow", SOON, || {
+        metric(&discovery, "aios_discovery_waiting", "") == 2.0
+    });
+    register(&discovery, "one");
+    assert_eq!(discovery.delete("/peer/one").status, 200);
+    wait_for("it has acted", SOON, || {
+        acting.printed() == "one left: deregistered\n"
+    });
+    wait_for("both were told", SOON, || {
+        streaming.printed().contains("event: leave\n")
+    });
+    assert!(streaming.printed().contains("event: join\n"));
 }
 
 #[test]

@@ -108,13 +108,16 @@ fn has_tools(test: &str) -> bool {
 
 #[test]
 fn every_example_is_run() {
-    const HERE: [&str; 15] = [
+    const HERE: [&str; 18] = [
         "who",
         "until",
         "poll",
         "tool",
         "grep",
         "as-cell",
+        "on-leave",
+        "wait",
+        "events",
         "mesh-changes",
         "report.service",
         "mesh-upstream",

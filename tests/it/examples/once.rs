@@ -43,6 +43,27 @@ fn a_script_waits_for_a_cell() {
 }
 
 #[test]
+fn a_script_waits_for_one_thing_after_the_other() {
+    let discovery = discovery(&["--stale-after", "1s", "--reap-every", "60m"]);
+    register(&discovery, "pure");
+    register(&discovery, "worker7");
+    let folder = tempfile::tempdir().expect("a folder");
+    let printed = folder.path().join("printed");
+    let mut command = example("wait").command(folder.path());
+    command
+        .env("AIOS_DISCOVERY_URL", discovery.url())
+        .stdout(File::create(&printed).expect("a file"));
+    let mut waiting = Child::spawn(command);
+    let both = || std::fs::read_to_string(&printed).expect("UTF-8") == "both are there\n";
+    crate::support::holds_for("alpha is waited for", SECOND, || !both());
+    register(&discovery, "alpha");
+    wait_for("both are there", SOON, both);
+    crate::support::holds_for("it waits until one is gone", SECOND, || waiting.runs());
+    assert_eq!(discovery.delete("/peer/worker7").status, 200);
+    assert!(waiting.wait(SOON).0.success());
+}
+
+#[test]
 fn a_third_cell_is_added() {
     let discovery = discovery(&[]);
     let example = example("third").with("cargo run --release --bin aios-cell --", "exec aios-cell");
