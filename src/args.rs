@@ -13,6 +13,8 @@ use clap::{Command, Parser};
 use crate::program::Failure;
 use crate::wire;
 
+pub use crate::wire::duration;
+
 /// Reads the settings from the command line and the environment. `--help` and `--version` print
 /// and end the process.
 ///
@@ -166,26 +168,6 @@ fn find_variable(command: &Command, named: &str) -> Option<String> {
                 .get_subcommands()
                 .find_map(|sub| find_variable(sub, named))
         })
-}
-
-/// A duration as `500ms`, `5s` or `2m`.
-///
-/// # Errors
-/// A sentence that says what is allowed.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let millis = match unit {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        _ => None,
-    };
-    millis
-        .zip(number.parse::<u64>().ok())
-        .and_then(|(unit, number)| number.checked_mul(unit))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "allowed is a duration like 500ms, 5s or 2m".to_owned())
 }
 
 /// A parser for a [`duration`] within `range`.

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::args;
 use crate::registry::Facts;
+use crate::wire;
 
 /// The longest that is waited for a change, and how long where nothing else is asked for.
 pub(super) const MOST_WAIT: Duration = Duration::from_secs(300);
@@ -117,7 +117,7 @@ impl Awaited {
         let at_most = match query("wait") {
             None => MOST_WAIT,
             // A longer one is a wish that is met in part.
-            Some(text) => args::duration(&text)
+            Some(text) => wire::duration(&text)
                 .map_err(|why| format!("wait: {why}, and 5m is the most"))?
                 .min(MOST_WAIT),
         };

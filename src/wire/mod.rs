@@ -28,7 +28,7 @@ pub use reply::{
     Unregistered,
 };
 pub use request::{Heartbeat, LevelSync, Registration};
-pub use text::{cut, host_port, one_line};
+pub use text::{cut, duration, host_port, one_line};
 
 /// How often a cell beats unless told otherwise.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);

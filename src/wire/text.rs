@@ -1,5 +1,7 @@
 //! Text for people: what came from outside, made harmless, and addresses.
 
+use std::time::Duration;
+
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -36,6 +38,26 @@ pub fn host_port(host: &str, port: impl Display) -> String {
         Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
         _ => format!("{host}:{port}"),
     }
+}
+
+/// A duration as `500ms`, `5s` or `2m`.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    millis
+        .zip(number.parse::<u64>().ok())
+        .and_then(|(unit, number)| number.checked_mul(unit))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "allowed is a duration like 500ms, 5s or 2m".to_owned())
 }
 
 #[cfg(test)]
