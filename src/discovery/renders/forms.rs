@@ -12,15 +12,6 @@ use super::super::asked::Form;
 use crate::registry::{Gone, ListedPeer};
 use crate::wire::{self, CellId, host_port};
 
-/// The media type of a form.
-pub(super) fn content_type(form: Form) -> &'static str {
-    match form {
-        Form::Json | Form::Prometheus => crate::http::JSON,
-        Form::Tsv => "text/tab-separated-values; charset=utf-8",
-        Form::Ids | Form::Hosts => "text/plain; charset=utf-8",
-    }
-}
-
 /// What stands before all peers.
 pub(super) fn begin(out: &mut Vec<u8>, form: Form) {
     out.extend_from_slice(match form {

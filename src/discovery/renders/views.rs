@@ -15,7 +15,7 @@ use super::{
     LAG, Moment, PATIENCE, RATIO, Renders, SHORT, Shed, Source, TAIL, USUAL_ROW, forms, rows,
 };
 use crate::courtesy::Courtesy;
-use crate::http::Pieces;
+use crate::http::{JSON, Pieces};
 use crate::registry::ListedPeer;
 
 /// How many views are kept, beside those that somebody waits for.
@@ -271,7 +271,7 @@ impl Excerpt {
 
     /// Its media type.
     pub(in crate::discovery) fn content_type(&self) -> &'static str {
-        forms::content_type(self.form)
+        content_type(self.form)
     }
 
     /// Whether it is in gzip.
@@ -292,6 +292,15 @@ impl Pieces for Excerpt {
 
     fn length(&self) -> usize {
         self.piece(0).len()
+    }
+}
+
+/// The media type of a form.
+fn content_type(form: Form) -> &'static str {
+    match form {
+        Form::Json | Form::Prometheus => JSON,
+        Form::Tsv => "text/tab-separated-values; charset=utf-8",
+        Form::Ids | Form::Hosts => "text/plain; charset=utf-8",
     }
 }
 
