@@ -293,8 +293,9 @@ fn prometheus_finds_the_cells_keeps_them_over_a_restart_and_tells_who_is_missing
     ));
     assert!(looks > 5, "{looks}");
     holds_for("they are kept after it, too", 3 * SECOND, || {
-        prometheus.targets() == three && prometheus.scraped() == three
+        prometheus.targets() == three
     });
+    wait_for("all are scraped", SEEN, || prometheus.scraped() == three);
     wait_for("it is told of", SEEN, || {
         prometheus.firing("MeshDiscoverySettling") == [""]
     });

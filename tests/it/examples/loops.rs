@@ -108,7 +108,7 @@ fn a_loop_that_waits_for_changes_keeps_its_list_while_discovery_settles() {
         return;
     }
     let held = crate::support::Held::open();
-    let flags = ["--stale-after", "2s", "--reap-every", "60m"];
+    let flags = ["--stale-after", "5s", "--reap-every", "60m"];
     let first = held.discovery(&flags);
     wait_for("discovery is ready", SOON, || {
         first.get("/ready").status == 200
