@@ -6,12 +6,12 @@ WORKDIR /src
 # Dependencies first, under empty sources: a layer that lasts until they change.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
-RUN mkdir bin src && touch src/lib.rs \
+RUN mkdir bin src && touch src/lib.rs && echo 'fn main() {}' > src/build.rs \
  && for name in discovery cell mesh; do echo 'fn main() {}' > bin/aios-$name.rs; done \
  && cargo static
 COPY . .
 # COPY keeps the files' times, which are older than what was just built.
-RUN touch src/lib.rs bin/*.rs && cargo static --bin aios-discovery --bin aios-cell && mkdir /state
+RUN touch src/*.rs bin/*.rs && cargo static --bin aios-discovery --bin aios-cell && mkdir /state
 
 FROM scratch AS discovery
 COPY --from=build /src/target/*/release/aios-discovery /

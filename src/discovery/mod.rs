@@ -13,6 +13,7 @@ mod figures;
 pub(crate) mod fuzzing;
 pub mod hold;
 mod metrics;
+mod packed;
 mod page;
 mod reads;
 mod reaper;

@@ -1,30 +1,34 @@
 //! The page at `/`: one file, which shows what the other routes answer to whoever looks at it in a
 //! browser.
 
+use super::packed;
 use crate::http::{Reply, Request};
-
-const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run the script and use the style that are in it, and ask us. The hashes are
 /// those of `page.html`, which a test below makes sure of and says.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-ckOkLqwlI1De3qzHcwCnyESHxeAKvoxDGSI1WYWa5qQ='; \
-    style-src 'sha256-tI6Tm6iPQHIJ5rRu2spRcexNhzkwi2hZVMTscFZ28S0='; \
+    script-src 'sha256-JuAhxPSGVR2kiWAV2PVesYC6zBU61i5ljwrYHbXVcc0='; \
+    style-src 'sha256-jF0R3ql79F5daCxhgPtP8zNkyMJA16X1rEMHqayozwY='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Changes with the page.
-const TAG: &str = "\"woeiRuoTFUvh\"";
+/// Change with the page.
+const TAG: &str = "\"0MJEw+CBpPVJ\"";
+const TAG_IN_GZIP: &str = "\"0MJEw+CBpPVJ-gzip\"";
 
 /// The page, or that whoever asks has it.
 pub(super) fn answer(request: &Request) -> Reply {
     let tags = request.if_none_match();
-    let reply = if tags.is_some_and(|tags| Request::is_among(TAG, tags)) {
-        Reply::not_modified()
+    let tag = match request.prefers_gzip() {
+        true => TAG_IN_GZIP,
+        false => TAG,
+    };
+    let reply = if tags.is_some_and(|tags| Request::is_among(tag, tags)) {
+        Reply::not_modified().header("Vary", "Accept-Encoding")
     } else {
-        Reply::with_body(200, "text/html; charset=utf-8", PAGE.as_bytes().to_vec())
+        packed::answer(request, "text/html; charset=utf-8", packed::PAGE)
     };
     reply
-        .header("ETag", TAG)
+        .header("ETag", tag)
         .header("Cache-Control", "no-cache")
         .header("Content-Security-Policy", POLICY)
         .header("X-Content-Type-Options", "nosniff")
@@ -38,6 +42,8 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     use super::*;
+
+    const PAGE: &str = include_str!("page.html");
 
     fn hash(text: &str) -> String {
         BASE64_STANDARD.encode(Sha256::digest(text))
@@ -62,6 +68,10 @@ mod tests {
         }
         let tag = format!("\"{}\"", &hash(PAGE)[..12]);
         assert_eq!(TAG, tag, "page.html has another tag");
+        let stem = tag.trim_end_matches('"');
+        assert_eq!(TAG_IN_GZIP, format!("{stem}-gzip\""));
+        let packed = packed::unpacked(packed::PAGE).expect("gzip");
+        assert_eq!(packed, PAGE.as_bytes());
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Discovery;
-use super::page;
 use super::settings::Settings;
-use crate::http::{Handler, Later, Method, Reply, Request};
+use super::{Discovery, packed, page};
+use crate::http::{Handler, JSON, Later, Method, Reply, Request};
 use crate::registry::Refused;
 use crate::wire::{self, Heartbeat, Instance, Registration};
 
@@ -27,9 +26,6 @@ pub(super) enum Route<'a> {
     OpenApi,
     Page,
 }
-
-/// What all of this looks like from outside, for programs (OpenAPI 3.1).
-pub(super) const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
 impl<'a> Route<'a> {
     pub(super) fn find(mut segments: Vec<Cow<'a, str>>) -> Option<Self> {
@@ -184,7 +180,7 @@ impl Discovery {
             Route::Health => Ok(self.answer_health()),
             Route::Ready => Ok(self.answer_ready()),
             Route::Metrics => Ok(self.answer_metrics()),
-            Route::OpenApi => Ok(Reply::with_body(200, "application/json", OPENAPI.to_vec())),
+            Route::OpenApi => Ok(packed::answer(request, JSON, packed::OPENAPI)),
             Route::Page => Ok(page::answer(request)),
         }
     }
@@ -348,7 +344,7 @@ mod tests {
     }
 
     fn document() -> Value {
-        serde_json::from_slice(OPENAPI).expect("JSON")
+        serde_json::from_slice(include_bytes!("openapi.json")).expect("JSON")
     }
 
     #[test]

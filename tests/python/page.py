@@ -407,7 +407,7 @@ def asks_for_the_token(world):
 
 def polls(world):
     """Where there are no events it reads the list every two seconds."""
-    discovery = world.discovery(*SHORT)
+    discovery = world.discovery("--stale-after", "60s")
     busy = {"status": 503, "body": '{"detail":"too many"}', "headers": {"Retry-After": "30"}}
     closed = lambda context: context.route("**/events*", lambda route: route.fulfill(**busy))
     looked = world.look(discovery, prepare=closed)
@@ -415,9 +415,9 @@ def polls(world):
     page = looked.page
     expect(page.locator("#mode")).to_have_text(re.compile("^asking every"))
     discovery.register("joins")
-    expect(looked.row("joins")).to_contain_text("alive", timeout=3500)
+    expect(looked.row("joins")).to_contain_text("alive")
     discovery.ask("DELETE", "/peer/joins")
-    expect(looked.row("joins")).to_contain_text("gone, deregistered", timeout=3500)
+    expect(looked.row("joins")).to_contain_text("gone, deregistered")
     expect(page.locator("#mode")).to_have_text(re.compile("^asking every"))
 
 
@@ -494,10 +494,10 @@ def stays_quick(world):
     def update(what):
         took = page.evaluate(updates)
         assert took, what
-        took.sort()
-        high = took[int(len(took) * 0.95)]
-        measured(f"{MANY} peers, {what}: an update takes {median(took):.1f} ms, 95 of 100 at most {high:.1f} ms, all at most {took[-1]:.1f} ms")
-        assert high < 50, took
+        # Most are small, and a busy machine may make one wait: those count that take longest.
+        longest = sorted(took)[-5:]
+        measured(f"{MANY} peers, {what}: of {len(took)} updates the longest take {median(longest):.1f} ms, one {longest[-1]:.1f} ms")
+        assert median(longest) < 50, longest
 
     page.evaluate(updates)
     page.wait_for_timeout(5000)

@@ -267,16 +267,21 @@ fn gzip_is_sent_to_who_likes_it_and_to_nobody_else() {
     }
     let head = send(&mut discovery.connect(), "HEAD", &["Accept-Encoding: gzip"]);
     assert_eq!(head.header("content-encoding"), Some("gzip"));
-    // Nothing else is compressed.
-    let mut decoded = String::new();
+    // So are the files that are served as they are, and what is short is not.
     let headers = ["Accept-Encoding: gzip"];
-    let document = discovery.request("GET", "/openapi.json", &headers, b"");
-    assert_eq!(document.header("content-encoding"), None);
-    document
-        .body
-        .as_slice()
-        .read_to_string(&mut decoded)
-        .expect("text");
+    for target in ["/", "/openapi.json"] {
+        let packed = discovery.request("GET", target, &headers, b"");
+        assert_eq!(packed.header("content-encoding"), Some("gzip"), "{target}");
+        assert_eq!(packed.header("vary"), Some("Accept-Encoding"));
+        let mut decoded = String::new();
+        let mut reader = GzDecoder::new(&packed.body[..]);
+        reader.read_to_string(&mut decoded).expect("text in gzip");
+        let plain = discovery.get(target);
+        assert_eq!(plain.header("content-encoding"), None);
+        assert_eq!(plain.text(), decoded);
+    }
+    let health = discovery.request("GET", "/health", &headers, b"");
+    assert_eq!(health.header("content-encoding"), None);
 }
 
 #[test]
