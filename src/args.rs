@@ -232,6 +232,16 @@ pub fn count_or_none(text: &str) -> Result<usize, String> {
         .map_err(|_| "allowed is a whole number from 0 on".to_owned())
 }
 
+/// A revision of the membership.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn revision(text: &str) -> Result<u64, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| "allowed is a revision as discovery says it, a whole number".to_owned())
+}
+
 /// Whether something that is off unless it is asked for is on.
 ///
 /// # Errors

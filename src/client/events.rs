@@ -22,7 +22,6 @@ pub struct Events {
 impl Events {
     pub(super) fn begin(call: RequestBuilder<WithoutBody>) -> Result<Self, CallError> {
         let call = call
-            .header("Accept", "text/event-stream")
             .config()
             .timeout_resolve(Some(BEGIN))
             .timeout_connect(Some(BEGIN))
@@ -30,9 +29,10 @@ impl Events {
             .timeout_per_read(Some(SILENCE))
             .build();
         let response = checked(call.call()?)?;
-        let epoch = response.headers().get("X-Mesh-Epoch");
+        let mut headers = response.headers().iter();
+        let epoch = headers.find(|(name, _)| name.as_str() == "x-mesh-epoch");
         Ok(Self {
-            epoch: epoch.and_then(|epoch| Some(epoch.to_str().ok()?.to_owned())),
+            epoch: epoch.and_then(|(_, epoch)| Some(epoch.to_str().ok()?.to_owned())),
             body: response.into_body().into_reader(),
         })
     }

@@ -17,7 +17,7 @@ use ureq::{Agent, Body, RequestBuilder};
 
 use crate::tokens::Tokens;
 use crate::wire::{
-    self, Detail, GoneRead, Heartbeat, Instance, Peer, PeersRead, Portrait, RegisteredRead,
+    self, Departure, Detail, Heartbeat, Instance, Peer, PeersRead, Portrait, RegisteredRead,
     Registration,
 };
 
@@ -222,7 +222,8 @@ impl Client {
     /// # Errors
     /// When it is not answered with 2xx and a list of peers.
     pub fn peers(&self) -> Result<(PeersRead, Vec<u8>), CallError> {
-        self.read("/peers", PEERS_BEGIN, PEERS_TIMEOUT)
+        let body = self.read("/peers", PEERS_BEGIN, PEERS_TIMEOUT)?;
+        Ok((read_as(&body)?, body))
     }
 
     /// `GET /peers` once its revision is another than `index`, or `wait` is over. A discovery that
@@ -244,17 +245,17 @@ impl Client {
             None => ("/peers".to_owned(), PEERS_BEGIN),
         };
         let whole = at_most.min(wait + PEERS_TIMEOUT);
-        self.read(&path, begin.min(whole), whole)
-            .map(|(list, _)| list)
+        read_as(&self.read(&path, begin.min(whole), whole)?)
     }
 
     /// `GET /peers?state=gone`: who has left, and why.
     ///
     /// # Errors
     /// When it is not answered with 2xx and such a list, which older discoveries do not have.
-    pub fn gone(&self) -> Result<GoneRead, CallError> {
-        self.read("/peers?state=gone", PEERS_BEGIN, PEERS_TIMEOUT)
-            .map(|(gone, _)| gone)
+    pub fn gone(&self) -> Result<Vec<Departure>, CallError> {
+        let body = self.read("/peers?state=gone", PEERS_BEGIN, PEERS_TIMEOUT)?;
+        let gone = Departure::read_all(&read_as(&body)?, "gone");
+        gone.ok_or_else(|| no_list(&"it has no gone"))
     }
 
     /// `GET /peers/{id}`: what is known of a peer that is there.
@@ -263,8 +264,8 @@ impl Client {
     /// When it is not answered with 2xx and a peer.
     pub fn portrait(&self, id: &str) -> Result<(Peer, Portrait), CallError> {
         let path = format!("/peers/{}", utf8_percent_encode(id, SEGMENT));
-        let (peer, body) = self.read(&path, PEERS_BEGIN, PEERS_TIMEOUT)?;
-        Ok((peer, read_as(&body)?))
+        let body = self.read(&path, PEERS_BEGIN, PEERS_TIMEOUT)?;
+        Ok((read_as(&body)?, Portrait::read(&read_as(&body)?)))
     }
 
     /// `GET /events`: what happens from now on, or what has since a revision.
@@ -280,12 +281,7 @@ impl Client {
     }
 
     /// A GET whose answer is to begin and to end in time.
-    fn read<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        begin: Duration,
-        whole: Duration,
-    ) -> Result<(T, Vec<u8>), CallError> {
+    fn read(&self, path: &str, begin: Duration, whole: Duration) -> Result<Vec<u8>, CallError> {
         let call = self.agent.get(format!("{}{path}", self.base));
         let call = within(begin, self.authorized(call))
             .config()
@@ -293,8 +289,7 @@ impl Client {
             .timeout_global(Some(whole));
         let mut response = checked(call.build().call()?)?;
         let reader = response.body_mut().with_config().limit(LONG_ANSWER);
-        let body = reader.read_to_vec()?;
-        Ok((read_as(&body)?, body))
+        Ok(reader.read_to_vec()?)
     }
 
     fn post(
@@ -322,10 +317,14 @@ impl Client {
 
 /// What a body says.
 fn read_as<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|e| CallError::NoAnswer {
+    serde_json::from_slice(body).map_err(|e| no_list(&e))
+}
+
+fn no_list(why: &dyn fmt::Display) -> CallError {
+    CallError::NoAnswer {
         never_sent: false,
-        cause: format!("the answer is no list of peers: {e}"),
-    })
+        cause: format!("the answer is no list of peers: {why}"),
+    }
 }
 
 /// Bounds a call as a whole; and its beginning a little closer, so that the error of one that

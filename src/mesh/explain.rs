@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn absent(arguments: &Arguments, client: &Client) -> Result<String, Failure> {
     let id = &arguments.id;
     let gone = client.gone().map_err(|e| arguments.target.failure(&e))?;
-    let its = gone.gone.into_iter().filter(|one| one.cell_id == *id);
+    let its = gone.into_iter().filter(|one| one.cell_id == *id);
     let departures: Vec<Departure> = its.collect();
     if departures.is_empty() {
         return Err(Failure::new(format!(

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::happened::Happened;
+use super::happened::{Happened, What};
 use super::roster::{self, Roster, Told};
 use super::stream::{Event, Stream, TooLong};
 use super::wanted::Wanted;
 use super::{sentences, table};
 use crate::cell;
-use crate::wire::{GoneRead, Peer, PeersRead, Portrait, RegisteredRead, is_control};
+use crate::wire::{Departure, Peer, PeersRead, Portrait, RegisteredRead, is_control};
 
 /// The widest a line of the table can be.
 const WIDEST_LINE: usize = 6 * 42;
@@ -22,14 +22,13 @@ pub fn answers(input: &[u8]) {
         cell::fuzzing::registered(&reply);
     }
     let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_356_505);
-    if let Ok(gone) = serde_json::from_slice::<GoneRead>(input) {
-        let text = sentences::absent("a\nb", &gone.gone, clock);
+    let value: Value = serde_json::from_slice(input).unwrap_or_default();
+    if let Some(gone) = Departure::read_all(&value, "gone") {
+        let text = sentences::absent("a\nb", &gone, clock);
         check_lines(&text, text.lines().count(), 0);
     }
-    if let Ok(peer) = serde_json::from_slice::<Peer>(input)
-        && let Ok(portrait) = serde_json::from_slice::<Portrait>(input)
-    {
-        let text = sentences::present(&peer, &portrait);
+    if let Ok(peer) = serde_json::from_slice::<Peer>(input) {
+        let text = sentences::present(&peer, &Portrait::read(&value));
         check_lines(&text, text.lines().count(), 0);
     }
     let Ok(list) = serde_json::from_slice::<PeersRead>(input) else {
@@ -92,13 +91,16 @@ pub fn events(input: &[u8]) {
     assert_eq!(whole, taken(&bytes));
 
     let mut roster = Roster::default();
-    let mut known = None;
+    let (mut known, mut gone) = (None, Vec::new());
     for event in whole.unwrap_or_default() {
         if let Told::News(news) = roster.event(&event, known) {
             let mut news = [*news];
             check_news(&news);
-            roster::explain(&mut news, GoneRead { gone: Vec::new() });
+            roster::explain(&mut news, &gone);
             check_news(&news);
+            if let What::Left(departure, _) = &news[0].what {
+                gone.insert(0, departure.clone());
+            }
         }
         known = known.max(event.id);
     }

@@ -1,12 +1,12 @@
 //! What has happened in the mesh, as lines and as JSON. Pure.
 
-use serde::Serialize;
-
 use super::table;
 use crate::wire::{Departure, Peer, cut, host_port, one_line};
 
 /// The most characters shown of what may be long.
 const MOST: usize = 200;
+/// What is not known, in JSON.
+const NULL: &str = "null";
 
 /// Something that has happened.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Happened {
         let at = text(&self.at);
         let (event, members) = match &self.what {
             What::Joined(peer, by) => {
-                let by = by.as_deref().map_or_else(|| "null".to_owned(), text);
+                let by = by.as_deref().map_or(NULL.into(), text);
                 let peer = members(peer);
                 (
                     "join",
@@ -92,16 +92,26 @@ impl Happened {
             What::Left(departure, address) => {
                 let (ip, port) = match address {
                     Some((ip, port)) => (text(ip), port.to_string()),
-                    None => ("null".to_owned(), "null".to_owned()),
+                    None => (NULL.to_owned(), NULL.to_owned()),
                 };
-                let departure = members(departure);
-                ("leave", format!(",\"ip\":{ip},\"port\":{port},{departure}"))
+                let optional = |value: &Option<String>| value.as_deref().map_or(NULL.into(), text);
+                let number = |value: Option<u64>| value.map_or(NULL.into(), |n| n.to_string());
+                let members = format!(
+                    ",\"at\":{at},\"cell_id\":{},\"ip\":{ip},\"port\":{port},\"reason\":{},\"was_here_ms\":{},\"late_ms\":{},\"registered_by\":{},\"deregistered_by\":{}",
+                    text(&departure.cell_id),
+                    optional(&departure.reason),
+                    number(departure.was_here_ms),
+                    number(departure.late_ms),
+                    optional(&departure.registered_by),
+                    optional(&departure.deregistered_by)
+                );
+                ("leave", members)
             }
             What::Reset => ("reset", format!(",\"at\":{at}")),
         };
         let revision = match self.revision {
             Some(revision) => revision.to_string(),
-            None => "null".to_owned(),
+            None => NULL.to_owned(),
         };
         let line = format!("{{\"event\":\"{event}\",\"revision\":{revision}{members}}}");
         table::json(line.as_bytes())
@@ -114,9 +124,9 @@ fn text(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// The members of an object of JSON.
-fn members(value: &impl Serialize) -> String {
-    let object = serde_json::to_string(value).unwrap_or_default();
+/// The members of a peer in JSON.
+fn members(peer: &Peer) -> String {
+    let object = serde_json::to_string(peer).unwrap_or_default();
     let inner = object.strip_prefix('{');
     inner
         .and_then(|inner| inner.strip_suffix('}'))

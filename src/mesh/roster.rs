@@ -1,18 +1,17 @@
 //! Who is there as far as has been told, and what a further list or event says is new. Pure.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::happened::{Happened, What};
 use super::stream::Event;
-use crate::wire::{Departure, GoneRead, Peer, PeersRead};
+use crate::wire::{self, Departure, Peer, PeersRead};
 
 /// Who is there.
 #[derive(Default)]
 pub(super) struct Roster {
-    peers: BTreeMap<String, Peer>,
+    peers: HashMap<String, Peer>,
 }
 
 /// What an event of discovery says.
@@ -25,19 +24,14 @@ pub(super) enum Told {
     Nothing,
 }
 
-/// What comes with a registration beside the peer.
-#[derive(Deserialize)]
-struct Registered {
-    #[serde(default)]
-    registered_by: Option<String>,
-}
-
 impl Roster {
     /// Who is there at first.
     pub(super) fn of(list: PeersRead) -> Self {
-        Self {
-            peers: by_id(list.peers),
+        let mut roster = Self::default();
+        for peer in list.peers {
+            roster.insert(peer);
         }
+        roster
     }
 
     /// An event has come. One that led to a revision up to `known` is told, but has been counted.
@@ -46,10 +40,11 @@ impl Roster {
             .id
             .is_none_or(|id| known.is_none_or(|known| id > known));
         let data = event.data.as_bytes();
+        let said: Value = serde_json::from_slice(data).unwrap_or_default();
         let (at, what) = match event.name.as_str() {
             "reset" => return Told::StartOver,
             "leave" => {
-                let Ok(departure) = serde_json::from_slice::<Departure>(data) else {
+                let Some(departure) = Departure::read(&said) else {
                     return Told::Nothing;
                 };
                 let peer = match counts {
@@ -64,7 +59,7 @@ impl Roster {
                     return Told::Nothing;
                 };
                 let before = match counts {
-                    true => self.peers.insert(peer.cell_id.clone(), peer.clone()),
+                    true => self.insert(peer.clone()),
                     false => None,
                 };
                 let at = peer.last_seen.clone();
@@ -72,8 +67,7 @@ impl Roster {
                     let was = before.map_or_else(Vec::new, |before| differences(&before, &peer));
                     What::Changed(peer, was)
                 } else {
-                    let by = serde_json::from_slice::<Registered>(data);
-                    What::Joined(peer, by.ok().and_then(|by| by.registered_by))
+                    What::Joined(peer, wire::text(&said, "registered_by"))
                 };
                 (at, what)
             }
@@ -86,7 +80,7 @@ impl Roster {
         }))
     }
 
-    /// What a list says is new, at time `at`: leaves, changes and joins. Who is missing from it has
+    /// What a list says is new, at time `at`: joins, changes and leaves. Who is missing from it has
     /// left only where the list is `complete`.
     pub(super) fn compare(&mut self, list: PeersRead, complete: bool, at: &str) -> Vec<Happened> {
         let happened = |what| Happened {
@@ -95,66 +89,50 @@ impl Roster {
             what,
         };
         let mut news = Vec::new();
-        if complete {
-            let here: HashSet<&str> = list.peers.iter().map(|peer| &*peer.cell_id).collect();
-            let before = std::mem::take(&mut self.peers);
-            for (id, peer) in before {
-                if here.contains(&*id) {
-                    self.peers.insert(id, peer);
-                } else {
-                    let departure = Departure {
-                        cell_id: id,
-                        at: at.to_owned(),
-                        ..Departure::default()
-                    };
-                    let address = Some((peer.ip, peer.port));
-                    news.push(happened(What::Left(departure, address)));
-                }
-            }
-        }
+        let mut before = std::mem::take(&mut self.peers);
         for peer in list.peers {
-            match self.peers.entry(peer.cell_id.clone()) {
-                Entry::Vacant(place) => {
-                    news.push(happened(What::Joined(peer.clone(), None)));
-                    place.insert(peer);
-                }
-                Entry::Occupied(mut place) => {
-                    let was = differences(place.get(), &peer);
+            match before.remove(&peer.cell_id) {
+                None => news.push(happened(What::Joined(peer.clone(), None))),
+                Some(before) => {
+                    let was = differences(&before, &peer);
                     if !was.is_empty() {
                         news.push(happened(What::Changed(peer.clone(), was)));
                     }
-                    place.insert(peer);
                 }
+            }
+            self.insert(peer);
+        }
+        for (id, peer) in before {
+            if complete {
+                let departure = Departure {
+                    cell_id: id,
+                    at: at.to_owned(),
+                    ..Departure::default()
+                };
+                let address = Some((peer.ip, peer.port));
+                news.push(happened(What::Left(departure, address)));
+            } else {
+                self.insert(peer);
             }
         }
         news
     }
+
+    fn insert(&mut self, peer: Peer) -> Option<Peer> {
+        self.peers.insert(peer.cell_id.clone(), peer)
+    }
 }
 
-/// Adds to departures what discovery remembers of them.
-pub(super) fn explain(news: &mut [Happened], gone: GoneRead) {
-    let mut remembered: HashMap<String, Departure> = HashMap::new();
-    for departure in gone.gone {
-        // The first is the last that happened.
-        remembered
-            .entry(departure.cell_id.clone())
-            .or_insert(departure);
-    }
+/// Adds to departures what discovery remembers of them, the last first.
+pub(super) fn explain(news: &mut [Happened], gone: &[Departure]) {
     for one in news {
         if let What::Left(departure, _) = &mut one.what
-            && let Some(known) = remembered.remove(&departure.cell_id)
+            && let Some(known) = gone.iter().find(|one| one.cell_id == departure.cell_id)
         {
             one.at.clone_from(&known.at);
-            *departure = known;
+            departure.clone_from(known);
         }
     }
-}
-
-fn by_id(peers: Vec<Peer>) -> BTreeMap<String, Peer> {
-    peers
-        .into_iter()
-        .map(|peer| (peer.cell_id.clone(), peer))
-        .collect()
 }
 
 /// What `before` was otherwise in what a registration says.
@@ -236,7 +214,7 @@ mod tests {
         louder.last_seen = "later".into();
         let after = [louder, peer("c", 2), peer("d", 1)];
         let news = roster.compare(list(&after), true, "now");
-        assert_eq!(told(&news), ["-a ? Some(1)", "~c port 1", "+d"]);
+        assert_eq!(told(&news), ["~c port 1", "+d", "-a ? Some(1)"]);
         assert_eq!(news[0].revision, Some(9));
         assert_eq!(news[0].at, "now");
         let news = roster.compare(list(&after), true, "now");
@@ -263,10 +241,12 @@ mod tests {
             at: "then".into(),
             ..Departure::default()
         };
-        let gone = GoneRead {
-            gone: vec![departure("b", "reaped"), departure("b", "deregistered")],
-        };
-        explain(&mut news, gone);
+        // Nobody's order.
+        news.sort_by_key(|one| told(std::slice::from_ref(one)));
+        explain(
+            &mut news,
+            &[departure("b", "reaped"), departure("b", "deregistered")],
+        );
         assert_eq!(told(&news), ["-a ? Some(1)", "-b reaped Some(1)"]);
         assert_eq!((&*news[0].at, &*news[1].at), ("", "then"));
     }

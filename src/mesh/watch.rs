@@ -9,6 +9,7 @@ use super::Target;
 use super::happened::{Happened, What};
 use super::roster::{self, Roster, Told};
 use super::stream::Stream;
+use crate::args;
 use crate::client::{CallError, Client, Events};
 use crate::program::{self, Failure};
 use crate::shutdown::Latch;
@@ -37,7 +38,7 @@ pub(super) struct Arguments {
     format: Format,
 
     /// Begin with what has happened after this revision, and not now. 0: with everybody who is there.
-    #[arg(long, env = "AIOS_WATCH_SINCE", value_name = "REVISION")]
+    #[arg(long, env = "AIOS_WATCH_SINCE", value_name = "REVISION", value_parser = args::revision)]
     since: Option<u64>,
 }
 
@@ -260,7 +261,7 @@ impl Watch {
         let mut news = roster.compare(list, complete, &at);
         let somebody_left = news.iter().any(|one| matches!(one.what, What::Left(..)));
         if somebody_left && let Ok(gone) = self.client.gone() {
-            roster::explain(&mut news, gone);
+            roster::explain(&mut news, &gone);
         }
         self.tell(&news)?;
         Ok(complete)

@@ -22,7 +22,7 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use time::OffsetDateTime;
 
-pub use past::{Departure, GoneRead, Portrait, Rhythm};
+pub use past::{Departure, Portrait, Rhythm, text};
 pub use reply::{
     Beat, Deregistered, Detail, Health, Listed, Peer, Peers, PeersRead, Registered, RegisteredRead,
     Unregistered,
