@@ -125,6 +125,23 @@ fn nobody_is_gone_from_a_discovery_that_settles() {
 }
 
 #[test]
+fn nobody_is_gone_at_once_from_a_discovery_that_was_away_and_does_not_say_if_it_settles() {
+    for (epoch, code) in [("", 3), (r#","epoch":"e""#, 0)] {
+        let asked = std::sync::atomic::AtomicBool::new(false);
+        let list = format!(r#"{{"peers":[],"count":0,"my_host":"h"{epoch}}}"#);
+        let stub =
+            Stub::start(
+                move |_| match asked.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                    false => Some((502, "{}".into())),
+                    true => Some((200, list.clone())),
+                },
+            );
+        let output = mesh(&stub.url(), &["wait", "--gone", "a", "--timeout", "2s"]);
+        assert_eq!(output.status.code(), Some(code));
+    }
+}
+
+#[test]
 fn it_outlives_a_restart() {
     let first = discovery(&[]);
     let address = first.address.clone();
