@@ -114,7 +114,7 @@ pub struct Accepted {
     pub facts: Arc<Facts>,
     /// What it did.
     pub change: Change,
-    /// Whether what is [`Kept`] of the peer is new, its level aside.
+    /// Whether what is [`super::Kept`] of the peer is new, its level aside.
     pub to_keep: bool,
     /// The lease the peer has.
     pub lease: Duration,

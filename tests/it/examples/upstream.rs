@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{example, has_tools};
 use crate::support::{
-    Child, SOON, cell, discovery, holds_for, ids, report, request, skip, succeeds, wait_for,
+    Child, SOON, discovery, holds_for, ids, report, request, skip, succeeds, wait_for,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,17 +71,30 @@ fn start(folder: &Path, port: u16) -> Nginx {
     Nginx(nginx)
 }
 
-/// A cell that offers these services.
-fn offering(discovery: &Child, id: &str, services: &str) -> Child {
+/// A cell that offers these services, at an address of this host.
+fn offering(discovery: &Child, id: &str, services: &str, ip: &str, port: u16) -> Child {
+    let port = port.to_string();
     let flags = [
         "--id",
         id,
         "--services",
         services,
+        "--host",
+        ip,
+        "--port",
+        &port,
         "--advertise",
-        "127.0.0.1",
+        ip,
+        "--discovery",
+        &discovery.url(),
     ];
-    cell(&discovery.url(), &flags)
+    Child::start("aios-cell", &flags)
+}
+
+/// A port that is free at all addresses of this host.
+fn free_port() -> u16 {
+    let free = TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
+    free.local_addr().expect("bound").port()
 }
 
 #[test]
@@ -94,20 +107,18 @@ fn nginx_has_the_cells_of_a_service_and_is_reloaded_only_for_a_change() {
         return skip(TEST, "nginx (nginx-light)");
     }
     let folder: TempDir = tempfile::tempdir().expect("a folder");
-    let port = {
-        let free = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        free.local_addr().expect("bound").port()
-    };
+    let (port, web) = (free_port(), free_port());
     let at = format!("127.0.0.1:{port}");
     let _nginx = start(folder.path(), port);
     let discovery = discovery(&["--stale-after", "1s"]);
-    let _one = offering(&discovery, "one", "web");
-    let two = offering(&discovery, "two", "other,web");
+    let _one = offering(&discovery, "one", "web", "127.0.0.2", web);
+    let two = offering(&discovery, "two", "other,web", "127.0.0.3", web);
 
     let file = folder.path().join("mesh-web.conf").display().to_string();
     let example = example("mesh-upstream")
         .asking(&discovery)
-        .with("/etc/nginx/conf.d/mesh-web.conf", &file);
+        .with("/etc/nginx/conf.d/mesh-web.conf", &file)
+        .with("port=8080", &format!("port={web}"));
     let mut command = example.command(folder.path());
     let path = std::env::var("PATH").expect("a path");
     let bin = folder.path().join("bin").display().to_string();
@@ -135,7 +146,7 @@ fn nginx_has_the_cells_of_a_service_and_is_reloaded_only_for_a_change() {
     assert_eq!(reloads(), 1);
 
     // Nobody who offers something else is of interest.
-    let _other = offering(&discovery, "three", "other");
+    let _other = offering(&discovery, "three", "other", "127.0.0.4", web);
     wait_for("it is listed", SOON, || ids(&discovery).len() == 3);
     holds_for("nothing is reloaded", SECOND, || reloads() == 1);
 
