@@ -38,26 +38,14 @@ impl Happened {
             What::Joined(peer, by) => {
                 let by = by.as_deref().filter(|by| *by != peer.ip);
                 let by = by.map_or_else(String::new, |by| format!(", registered by {}", shown(by)));
-                format!(
-                    "{at}  joined   {} {} {} level {}{by}\n",
-                    shown(&peer.cell_id),
-                    shown(&host_port(&peer.ip, peer.port)),
-                    shown(&peer.kind),
-                    peer.consciousness_level
-                )
+                format!("{at}  joined   {}{by}\n", described(peer))
             }
             What::Changed(peer, was) => {
                 let was = match was.is_empty() {
                     true => String::new(),
                     false => format!(", was {}", shown(&was.join(", "))),
                 };
-                format!(
-                    "{at}  changed  {} {} {} level {}{was}\n",
-                    shown(&peer.cell_id),
-                    shown(&host_port(&peer.ip, peer.port)),
-                    shown(&peer.kind),
-                    peer.consciousness_level
-                )
+                format!("{at}  changed  {}{was}\n", described(peer))
             }
             What::Left(departure, address) => {
                 let address = match address {
@@ -132,6 +120,17 @@ fn members(peer: &Peer) -> String {
         .and_then(|inner| inner.strip_suffix('}'))
         .unwrap_or_default()
         .to_owned()
+}
+
+/// Who a peer is, and where.
+fn described(peer: &Peer) -> String {
+    format!(
+        "{} {} {} level {}",
+        shown(&peer.cell_id),
+        shown(&host_port(&peer.ip, peer.port)),
+        shown(&peer.kind),
+        peer.consciousness_level
+    )
 }
 
 /// Why, and how late and for how long.
