@@ -109,7 +109,7 @@ fn render(
         let labels = &[peer.facts.cell_id.as_str()];
         ages.with_label_values(labels).set(peer.age.as_secs_f64());
         levels.with_label_values(labels).set(peer.level);
-        let times = u64::from(peer.quality.flaps);
+        let times = u64::from(peer.quality.tally.flaps);
         flaps.with_label_values(labels).inc_by(times);
     }
     let absent = gauges(

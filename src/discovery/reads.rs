@@ -131,7 +131,7 @@ impl Discovery {
         let portrait = portrait.ok_or_else(|| Reply::error(404, wire::PEER_NOT_FOUND))?;
         let departures = gone.iter().filter(|gone| gone.facts.cell_id.as_str() == id);
         let departures = departures.map(|gone| Departed::from(&**gone)).collect();
-        let quality = &portrait.quality;
+        let (median, tally) = (portrait.quality.median_gap, portrait.quality.tally);
         let millis = |duration: Option<Duration>| duration.map(wire::millis);
         let reply = Reply::json(
             200,
@@ -146,11 +146,11 @@ impl Discovery {
                 here_for_ms: wire::millis(portrait.here_for),
                 registered_by: portrait.registered_by,
                 heartbeat: Heartbeats {
-                    beats: quality.beats,
-                    gap_median_ms: millis(quality.median_gap),
-                    gap_longest_ms: millis(quality.longest_gap),
-                    misses: quality.misses,
-                    flaps: quality.flaps,
+                    beats: tally.beats,
+                    gap_median_ms: millis(median),
+                    gap_longest_ms: millis(tally.longest_gap()),
+                    misses: tally.misses,
+                    flaps: tally.flaps,
                 },
                 departures,
                 revision,
@@ -251,5 +251,5 @@ struct Heartbeats {
     gap_median_ms: Option<u64>,
     gap_longest_ms: Option<u64>,
     misses: u32,
-    flaps: u32,
+    flaps: u16,
 }

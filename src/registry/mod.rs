@@ -29,8 +29,8 @@ use pages::{Pages, Seat};
 use past::Past;
 pub use past::{Came, DEPARTURES, Event, Gone, Reason, Since};
 use slots::Slots;
-pub use stay::Quality;
 use stay::Stay;
+pub use stay::{Quality, Tally};
 pub use terms::{
     Accepted, Change, Departure, Facts, LeaseTime, Limits, Now, Portrait, Refused, Renewal,
 };
@@ -200,8 +200,8 @@ impl Registry {
         };
         match change {
             Change::Joined | Change::Replaced(_) => {
-                let flaps = self.past.joined(came);
-                peer.stay = Stay::begin(now.lease, now.wall, by, flaps);
+                let before = self.past.joined(came);
+                peer.stay = Stay::begin(now.lease, now.wall, by, before);
             }
             Change::Updated => {
                 self.past.changed(came);
@@ -247,7 +247,7 @@ impl Registry {
             instance,
             beats: seat.beats,
             at: seat.at,
-            stay: Stay::begin(now.lease, now.wall, None, 0),
+            stay: Stay::begin(now.lease, now.wall, None, Tally::default()),
             link: Link::default(),
             has_own_lease: false,
         });
@@ -377,7 +377,7 @@ impl Registry {
             late: silent_for.saturating_sub(lease / BEATS_PER_LEASE),
             registered_by: leaving.stay.by(),
             deregistered_by: by,
-            flaps: leaving.stay.flaps(),
+            tally: leaving.stay.tally(),
         });
         Departure {
             facts: leaving.facts,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::Facts;
+use super::{Facts, Tally};
 use crate::wire::CellId;
 
 /// How many changes are remembered.
@@ -60,8 +60,8 @@ pub struct Gone {
     pub registered_by: Option<IpAddr>,
     /// Where it was deregistered from.
     pub deregistered_by: Option<IpAddr>,
-    /// How often it had left and come back before.
-    pub flaps: u32,
+    /// How it had beaten.
+    pub tally: Tally,
 }
 
 /// A peer as it registered.
@@ -102,7 +102,7 @@ pub enum Since {
 struct Last {
     /// Which of all departures is its last.
     number: u64,
-    flaps: u32,
+    tally: Tally,
     /// When it was reaped, as long as it is not back.
     missing: Option<SystemTime>,
 }
@@ -138,15 +138,18 @@ impl Past {
         self.before + self.events.len() as u64
     }
 
-    /// Remembers that somebody came. Returns how often that one has left and come back.
-    pub(super) fn joined(&mut self, came: Came) -> u32 {
+    /// Remembers that somebody came. Returns how that one has beaten before.
+    pub(super) fn joined(&mut self, came: Came) -> Tally {
         let last = self.last.get_mut(&came.facts.cell_id);
-        let flaps = last.map_or(0, |last| {
+        let tally = last.map(|last| {
             last.missing = None;
-            last.flaps.saturating_add(1)
+            Tally {
+                flaps: last.tally.flaps.saturating_add(1),
+                ..last.tally
+            }
         });
         self.push(Event::Join(came));
-        flaps
+        tally.unwrap_or_default()
     }
 
     /// Remembers that somebody says something else.
@@ -167,7 +170,7 @@ impl Past {
         }
         let last = Last {
             number: self.forgotten + self.gone.len() as u64,
-            flaps: gone.flaps,
+            tally: gone.tally,
             missing: (gone.reason == Reason::Reaped).then_some(gone.at),
         };
         self.last.insert(gone.facts.cell_id.clone(), last);
@@ -243,7 +246,7 @@ mod tests {
         }
     }
 
-    fn gone(id: &str, reason: Reason, flaps: u32, seconds: u64) -> Gone {
+    fn gone(id: &str, reason: Reason, seconds: u64) -> Gone {
         Gone {
             facts: facts(id),
             reason,
@@ -252,7 +255,7 @@ mod tests {
             late: Duration::ZERO,
             registered_by: None,
             deregistered_by: None,
-            flaps,
+            tally: Tally::default(),
         }
     }
 
@@ -271,7 +274,7 @@ mod tests {
         assert_eq!(past.since(8, 10), Since::Unknown);
         let _ = past.joined(came("a"));
         past.changed(came("a"));
-        let _ = past.left(gone("a", Reason::Reaped, 0, 1));
+        let _ = past.left(gone("a", Reason::Reaped, 1));
         assert_eq!(past.revision(), 10);
         assert_eq!(revisions(&past.since(7, 10)), [8, 9, 10]);
         assert_eq!(revisions(&past.since(7, 2)), [8, 9]);
@@ -294,7 +297,7 @@ mod tests {
     fn departures_are_remembered_newest_first_and_in_bounded_number() {
         let mut past = Past::from(0);
         for number in 0..DEPARTURES + 5 {
-            let _ = past.left(gone(&number.to_string(), Reason::Deregistered, 0, 1));
+            let _ = past.left(gone(&number.to_string(), Reason::Deregistered, 1));
         }
         let all = past.gone();
         assert_eq!(all.len(), DEPARTURES);
@@ -305,28 +308,32 @@ mod tests {
     #[test]
     fn who_comes_back_has_flapped_as_long_as_it_is_remembered() {
         let mut past = Past::from(0);
-        let mut flaps = past.joined(came("a"));
+        let mut tally = past.joined(came("a"));
         for times in 0..3 {
-            assert_eq!(flaps, times);
-            let _ = past.left(gone("a", Reason::Reaped, flaps, 1));
-            flaps = past.joined(came("a"));
+            assert_eq!((tally.flaps, tally.beats), (times, u32::from(times) * 7));
+            tally.beats += 7;
+            let _ = past.left(Gone {
+                tally,
+                ..gone("a", Reason::Reaped, 1)
+            });
+            tally = past.joined(came("a"));
         }
         // Only the last of its departures matters.
         for number in 0..DEPARTURES - 1 {
-            let _ = past.left(gone(&number.to_string(), Reason::Reaped, 0, 1));
+            let _ = past.left(gone(&number.to_string(), Reason::Reaped, 1));
         }
-        assert_eq!(past.joined(came("a")), 3);
-        let _ = past.left(gone("last", Reason::Reaped, 0, 1));
-        assert_eq!(past.joined(came("a")), 0);
+        assert_eq!(past.joined(came("a")).flaps, 3);
+        let _ = past.left(gone("last", Reason::Reaped, 1));
+        assert_eq!(past.joined(came("a")), Tally::default());
     }
 
     #[test]
     fn missing_is_who_was_reaped_a_short_while_ago_and_is_not_back() {
         let mut past = Past::from(0);
-        let _ = past.left(gone("reaped", Reason::Reaped, 0, 10));
-        let _ = past.left(gone("before", Reason::Reaped, 0, 5));
-        let _ = past.left(gone("stopped", Reason::Deregistered, 0, 10));
-        let _ = past.left(gone("back", Reason::Reaped, 0, 10));
+        let _ = past.left(gone("reaped", Reason::Reaped, 10));
+        let _ = past.left(gone("before", Reason::Reaped, 5));
+        let _ = past.left(gone("stopped", Reason::Deregistered, 10));
+        let _ = past.left(gone("back", Reason::Reaped, 10));
         let _ = past.joined(came("back"));
         let missing = past.missing(at(5));
         assert_eq!(missing.len(), 1);

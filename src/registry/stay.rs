@@ -8,19 +8,36 @@ use super::LeaseTime;
 /// Of how many of the last gaps the median is taken.
 const GAPS: usize = 8;
 
-/// How a peer has beaten in its present stay.
+/// How a peer beats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quality {
+    /// The median of the last eight gaps between signs of life, each to its 250th part, as far as its
+    /// present stay has so many.
+    pub median_gap: Option<Duration>,
+    /// All else.
+    pub tally: Tally,
+}
+
+/// How a peer has beaten since it first joined, as far as that is remembered. The time between two of
+/// its stays is no gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
     /// How many beats have come.
     pub beats: u32,
-    /// The median of the last eight gaps between signs of life, each to its 250th part.
-    pub median_gap: Option<Duration>,
-    /// The longest gap, in whole milliseconds.
-    pub longest_gap: Option<Duration>,
+    /// The longest gap, in milliseconds.
+    pub longest_gap_ms: u32,
     /// How many beats have not come, by the interval that was asked for.
     pub misses: u32,
-    /// How often the peer had left and come back before.
-    pub flaps: u32,
+    /// How often the peer has left and come back.
+    pub flaps: u16,
+}
+
+impl Tally {
+    /// The longest gap, where there was one.
+    #[must_use]
+    pub fn longest_gap(&self) -> Option<Duration> {
+        (self.beats > 0).then(|| Duration::from_millis(u64::from(self.longest_gap_ms)))
+    }
 }
 
 /// When and where from a peer came, and its beats since: one line of the processor's cache, beside
@@ -33,40 +50,41 @@ pub(super) struct Stay {
     joined_at: i64,
     by: Ipv6Addr,
     gaps: [Gap; GAPS],
-    beats: u32,
-    longest: u32,
-    misses: u32,
-    flaps: u16,
+    tally: Tally,
 }
 
 const _: () = assert!(size_of::<Stay>() == 64);
 
 impl Stay {
-    pub(super) fn begin(joined: LeaseTime, at: SystemTime, by: Option<IpAddr>, flaps: u32) -> Self {
+    /// Of a peer that has beaten like this before.
+    pub(super) fn begin(
+        joined: LeaseTime,
+        at: SystemTime,
+        by: Option<IpAddr>,
+        tally: Tally,
+    ) -> Self {
         Self {
             joined,
             joined_at: crate::beats::since_1970(at),
             by: known(by),
-            gaps: [Gap::default(); GAPS],
-            beats: 0,
-            longest: 0,
-            misses: 0,
-            flaps: u16::try_from(flaps).unwrap_or(u16::MAX),
+            gaps: [Gap::NONE; GAPS],
+            tally,
         }
     }
 
     /// A beat has come after so long a silence, where `interval` was asked for.
     pub(super) fn beat(&mut self, silence: Duration, interval: Duration) {
         let millis = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
-        self.gaps[self.beats as usize % GAPS] = Gap::of(millis);
-        self.longest = self.longest.max(millis);
-        self.beats = self.beats.saturating_add(1);
+        let tally = &mut self.tally;
+        self.gaps[tally.beats as usize % GAPS] = Gap::of(millis);
+        tally.longest_gap_ms = tally.longest_gap_ms.max(millis);
+        tally.beats = tally.beats.saturating_add(1);
         // Half an interval later than asked for it counts as the one after that.
         if silence > interval + interval / 2 {
             let interval = interval.as_millis().max(1);
             let due = (u128::from(millis) + interval / 2) / interval;
             let missed = u32::try_from(due.saturating_sub(1)).unwrap_or(u32::MAX);
-            self.misses = self.misses.saturating_add(missed);
+            tally.misses = tally.misses.saturating_add(missed);
         }
     }
 
@@ -83,24 +101,20 @@ impl Stay {
         (!self.by.is_unspecified()).then(|| IpAddr::V6(self.by).to_canonical())
     }
 
-    pub(super) fn flaps(&self) -> u32 {
-        u32::from(self.flaps)
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
     }
 
     pub(super) fn quality(&self) -> Quality {
-        let known = (self.beats as usize).min(GAPS);
-        let mut gaps: Vec<Duration> = self.gaps[..known].iter().map(|gap| gap.get()).collect();
+        let mut gaps: Vec<Duration> = self.gaps.iter().filter_map(|gap| gap.get()).collect();
         gaps.sort_unstable();
-        let median = known.checked_sub(1).map(|last| {
+        let median = gaps.len().checked_sub(1).map(|last| {
             // Of an even number it is between two.
-            (gaps[last / 2] + gaps[known / 2]) / 2
+            (gaps[last / 2] + gaps[gaps.len() / 2]) / 2
         });
         Quality {
-            beats: self.beats,
             median_gap: median,
-            longest_gap: (known > 0).then(|| Duration::from_millis(u64::from(self.longest))),
-            misses: self.misses,
-            flaps: self.flaps(),
+            tally: self.tally,
         }
     }
 }
@@ -115,26 +129,32 @@ fn known(by: Option<IpAddr>) -> Ipv6Addr {
 }
 
 /// A time in two bytes: milliseconds up to 32 s, and then, up to 69 minutes, steps of 128.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Gap(u16);
 
 const COARSE: u16 = 1 << 15;
 const STEP: u32 = 128;
 
 impl Gap {
+    /// The one value that no time has.
+    const NONE: Self = Self(u16::MAX);
+
     fn of(millis: u32) -> Self {
         match u16::try_from(millis) {
             Ok(fine) if fine < COARSE => Self(fine),
-            _ => Self(COARSE | u16::try_from(millis / STEP).unwrap_or(u16::MAX)),
+            _ => {
+                let steps = u16::try_from(millis / STEP).unwrap_or(u16::MAX);
+                Self(COARSE | steps.min(COARSE - 2))
+            }
         }
     }
 
-    fn get(self) -> Duration {
+    fn get(self) -> Option<Duration> {
         let millis = match self.0 < COARSE {
             true => u32::from(self.0),
             false => u32::from(self.0 & !COARSE) * STEP,
         };
-        Duration::from_millis(u64::from(millis))
+        (self != Self::NONE).then(|| Duration::from_millis(u64::from(millis)))
     }
 }
 
@@ -145,7 +165,8 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     fn stay() -> Stay {
-        Stay::begin(LeaseTime::default(), SystemTime::UNIX_EPOCH, None, 0)
+        let at = SystemTime::UNIX_EPOCH;
+        Stay::begin(LeaseTime::default(), at, None, Tally::default())
     }
 
     fn ms(millis: u64) -> Duration {
@@ -156,7 +177,8 @@ mod tests {
     fn gaps_are_told_by_their_median_and_the_longest() {
         let mut stay = stay();
         let quality = stay.quality();
-        assert_eq!((quality.median_gap, quality.longest_gap), (None, None));
+        let longest = quality.tally.longest_gap();
+        assert_eq!((quality.median_gap, longest), (None, None));
         for (gap, median) in [(5000, 5000), (1000, 3000), (4000, 4000), (20_000, 4500)] {
             stay.beat(ms(gap), INTERVAL);
             assert_eq!(stay.quality().median_gap, Some(ms(median)));
@@ -167,8 +189,8 @@ mod tests {
         }
         let quality = stay.quality();
         assert_eq!(quality.median_gap, Some(ms(100)));
-        assert_eq!(quality.longest_gap, Some(ms(20_000)));
-        assert_eq!(quality.beats, 12);
+        assert_eq!(quality.tally.longest_gap(), Some(ms(20_000)));
+        assert_eq!(quality.tally.beats, 12);
     }
 
     #[test]
@@ -184,7 +206,7 @@ mod tests {
             (1, 5),
         ] {
             stay.beat(ms(gap), INTERVAL);
-            assert_eq!(stay.quality().misses, misses, "{gap}");
+            assert_eq!(stay.quality().tally.misses, misses, "{gap}");
         }
     }
 
@@ -193,20 +215,42 @@ mod tests {
         for by in ["10.0.0.1", "::1", "2001:db8::1"] {
             let by: IpAddr = by.parse().expect("an address");
             let at = SystemTime::UNIX_EPOCH + ms(1_700_000_000_123);
-            let stay = Stay::begin(LeaseTime::default(), at, Some(by), 70_000);
+            let stay = Stay::begin(LeaseTime::default(), at, Some(by), Tally::default());
             assert_eq!((stay.by(), stay.joined_at()), (Some(by), at));
-            assert_eq!(stay.flaps(), u32::from(u16::MAX));
         }
         assert_eq!(stay().by(), None);
     }
 
     #[test]
+    fn what_was_before_counts_on_but_for_the_median() {
+        let before = Tally {
+            beats: 11,
+            longest_gap_ms: 9000,
+            misses: 2,
+            flaps: 1,
+        };
+        let at = SystemTime::UNIX_EPOCH;
+        let mut stay = Stay::begin(LeaseTime::default(), at, None, before);
+        assert_eq!(stay.quality().median_gap, None);
+        stay.beat(ms(100), INTERVAL);
+        let quality = stay.quality();
+        assert_eq!(quality.median_gap, Some(ms(100)));
+        assert_eq!(
+            quality.tally,
+            Tally {
+                beats: 12,
+                ..before
+            }
+        );
+    }
+
+    #[test]
     fn a_gap_is_kept_well_enough() {
         for millis in [0, 1, 32_767, 32_768, 60_000, 1_200_000, 3_600_000] {
-            let kept = Gap::of(millis).get().as_millis();
+            let kept = Gap::of(millis).get().expect("a time").as_millis();
             let off = kept.abs_diff(u128::from(millis));
             assert!(off * 250 <= u128::from(millis), "{millis}: {kept}");
         }
-        assert!(Gap::of(u32::MAX).get() > ms(4_000_000));
+        assert!(Gap::of(u32::MAX).get() > Some(ms(4_000_000)));
     }
 }

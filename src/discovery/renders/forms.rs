@@ -209,7 +209,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::registry::{Facts, Reason};
+    use crate::registry::{Facts, Reason, Tally};
 
     fn facts(ip: &str) -> Arc<Facts> {
         Arc::new(Facts {
@@ -269,7 +269,7 @@ mod tests {
             late: Duration::from_millis(11_200),
             registered_by: "10.0.0.1".parse().ok(),
             deregistered_by: None,
-            flaps: 0,
+            tally: Tally::default(),
         }];
         let written = |form| {
             let mut out = Vec::new();
