@@ -1,3 +1,7 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
 use super::*;
 
 const LEASE: Duration = Duration::from_secs(15);
@@ -346,4 +350,117 @@ fn only_what_is_new_of_a_peer_is_to_be_kept() {
     longer.stale_after = Some(Duration::from_secs(60));
     let accepted = register(&mut registry, longer, 4.0);
     assert!(accepted.to_keep && matches!(accepted.change, Change::Renewed));
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Register { cell: u8, port: u16, run: u8 },
+    Beat { cell: u8 },
+    Leave { cell: u8 },
+    Pass { seconds: u32 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0u8..5, 1u16..3, 0u8..3).prop_map(|(cell, port, run)| Op::Register { cell, port, run }),
+        2 => (0u8..5).prop_map(|cell| Op::Beat { cell }),
+        2 => (0u8..5).prop_map(|cell| Op::Leave { cell }),
+        2 => (1u32..20).prop_map(|seconds| Op::Pass { seconds }),
+    ]
+}
+
+/// The peers as somebody knows them who follows the events, and how often each has come back.
+#[derive(Debug, Default)]
+struct Follower {
+    seen: u64,
+    peers: Vec<Arc<Facts>>,
+    came: HashMap<String, u16>,
+    left: Vec<String>,
+}
+
+impl Follower {
+    /// Reads a few events at a time until there is no more.
+    fn catch_up(&mut self, registry: &Registry) {
+        loop {
+            let Since::Events(events) = registry.since(self.seen, 2) else {
+                panic!("nothing is forgotten");
+            };
+            if events.is_empty() {
+                assert_eq!(self.seen, registry.revision());
+                return;
+            }
+            for (revision, event) in events {
+                assert_eq!(revision, self.seen + 1);
+                self.seen = revision;
+                match event {
+                    Event::Join(came) => {
+                        let id = came.facts.cell_id.to_string();
+                        *self.came.entry(id).or_default() += 1;
+                        self.peers.push(came.facts);
+                    }
+                    Event::Change(came) => {
+                        let id = &came.facts.cell_id;
+                        let known = self.peers.iter_mut().find(|peer| peer.cell_id == *id);
+                        *known.expect("it was there") = came.facts;
+                    }
+                    Event::Leave(gone) => {
+                        let count = self.peers.len();
+                        self.peers.retain(|peer| *peer != gone.facts);
+                        assert_eq!(self.peers.len() + 1, count, "{gone:?}");
+                        self.left.insert(0, gone.facts.cell_id.to_string());
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Whatever happens, the events add up to the list, and the departures to those that are told.
+    #[test]
+    fn the_events_add_up_to_the_list(ops in proptest::collection::vec(op(), 1..120)) {
+        let mut registry = registry();
+        let mut follower = Follower::default();
+        let mut now = 0.0;
+        for op in ops {
+            match op {
+                Op::Register { cell: number, port, run } => {
+                    let instance = ["a", "b"].get(usize::from(run)).copied();
+                    let mut registration = cell(&number.to_string(), instance);
+                    registration.port = port;
+                    let _ = registry.register(registration, None, at(now));
+                }
+                Op::Beat { cell } => {
+                    let _ = registry.heartbeat(&beat(&cell.to_string(), None), at(now));
+                }
+                Op::Leave { cell } => {
+                    let _ = registry.deregister(&cell.to_string(), None, None, at(now));
+                }
+                Op::Pass { seconds } => {
+                    now += f64::from(seconds);
+                    drop(registry.reap(at(now), 10));
+                }
+            }
+            follower.catch_up(&registry);
+            let list = registry.list();
+            prop_assert_eq!(follower.seen, list.revision);
+            let mut listed: Vec<_> = list.peers().map(|peer| Arc::clone(peer.facts)).collect();
+            let mut known = follower.peers.clone();
+            for peers in [&mut listed, &mut known] {
+                peers.sort_by_key(|peer| peer.cell_id.to_string());
+            }
+            prop_assert_eq!(listed, known);
+            let gone: Vec<String> = registry
+                .gone()
+                .iter()
+                .map(|gone| gone.facts.cell_id.to_string())
+                .collect();
+            prop_assert_eq!(gone, follower.left.clone());
+            for peer in list.peers() {
+                let id = peer.facts.cell_id.as_str();
+                let portrait = registry.portrait(id, at(now)).expect("it is there");
+                prop_assert_eq!(portrait.quality.tally.flaps + 1, follower.came[id]);
+            }
+        }
+    }
 }
