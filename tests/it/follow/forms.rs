@@ -222,3 +222,51 @@ fn prometheus_gets_no_targets_while_they_are_not_known() {
     assert_eq!(discovery.get("/sd?type=other").json(), json!([]));
     assert_eq!(ids(&discovery), ["a"]);
 }
+
+#[test]
+fn nobody_misses_what_they_did_in_any_form() {
+    const ROUNDS: usize = 40;
+    let discovery = discovery(&CALM);
+    let forms = [
+        "format=ids",
+        "format=hosts",
+        "type=cell",
+        "format=tsv&type=cell",
+    ];
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for form in forms {
+            let (discovery, done) = (&discovery, &done);
+            scope.spawn(move || {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    assert_eq!(discovery.get(&format!("/peers?{form}")).status, 200);
+                }
+            });
+        }
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let discovery = &discovery;
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let id = format!("own-{writer}-{round}");
+                        let form = forms[round % forms.len()];
+                        let shows = || {
+                            let answer = discovery.get(&format!("/peers?{form}"));
+                            answer.text().contains(&format!("{id}\n"))
+                                || answer.text().contains(&format!("{id}\t"))
+                                || answer.text().contains(&format!("\"{id}\""))
+                        };
+                        register(discovery, &id);
+                        assert!(shows(), "{id} is missing in {form}");
+                        leave(discovery, &id);
+                        assert!(!shows(), "{id} is still in {form}");
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().expect("no panic");
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+}
