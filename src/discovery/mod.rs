@@ -34,7 +34,8 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::http::{Connections, Limits, Listener, Room, Server};
 use crate::program::{self, Failure};
 use crate::registry::{
-    self, Accepted, Change, Departure, Gone, List, Now, Reason, Refused, Registry, Renewal, Since,
+    self, Accepted, Change, Departure, Facts, Gone, List, Now, Reason, Refused, Registry, Renewal,
+    Since,
 };
 use crate::shutdown::Latch;
 use crate::tokens::Tokens;
@@ -235,11 +236,13 @@ impl Discovery {
             );
         }
         log::info!(
-            "Registered peer: {id} at {} (branch: {}){}",
+            "Registered peer: {id} at {} (branch: {})",
             host_port(&facts.ip, facts.port),
-            facts.branch,
-            from(by)
+            facts.branch
         );
+        if let Some(by) = stranger(facts, by) {
+            log::info!("{id} was registered from {by}");
+        }
         Ok(accepted)
     }
 
@@ -284,11 +287,15 @@ impl Discovery {
                 self.waiters.tell();
                 self.metrics.departure(Reason::Deregistered);
                 let id = &departure.facts.cell_id;
-                log::info!("Peer deregistered gracefully: {id}{}", from(by));
+                log::info!("Peer deregistered gracefully: {id}");
+                if let Some(by) = stranger(&departure.facts, by) {
+                    log::info!("{id} was deregistered from {by}");
+                }
                 Ok(())
             }
             Err(refused) => {
-                log::info!("Refused to deregister {id}{}: {refused}", from(by));
+                let from = by.map(|by| format!(" from {by}")).unwrap_or_default();
+                log::info!("Refused to deregister {id}{from}: {refused}");
                 Err(refused)
             }
         }
@@ -497,9 +504,10 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
     })
 }
 
-/// Where a request came from, as the log has it behind what was asked for.
-fn from(by: Option<IpAddr>) -> String {
-    by.map(|by| format!(" from {by}")).unwrap_or_default()
+/// The address a request about a peer came from, unless it is the one the peer says is its own. The
+/// line before says that one already, and stays as others have read it for as long as there is a log.
+fn stranger(facts: &Facts, by: Option<IpAddr>) -> Option<IpAddr> {
+    by.filter(|by| facts.ip.parse() != Ok(*by))
 }
 
 /// A name that nothing else has.

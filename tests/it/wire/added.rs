@@ -257,14 +257,19 @@ fn the_log_says_who_came_and_who_went() {
     register(&discovery, "b");
     assert_eq!(discovery.delete("/unregister/b").status, 200);
     for line in [
-        "Registered peer: zürich 1 at cell-1.lan:8002 (branch: lab) from 127.0.0.1",
-        "Peer deregistered gracefully: zürich 1 from 127.0.0.1",
-        "Registered peer: b at 127.0.0.1:1 (branch: main) from 127.0.0.1",
-        "Peer deregistered gracefully: b from 127.0.0.1",
+        "Registered peer: zürich 1 at cell-1.lan:8002 (branch: lab)",
+        "zürich 1 was registered from 127.0.0.1",
+        "Peer deregistered gracefully: zürich 1",
+        "zürich 1 was deregistered from 127.0.0.1",
+        "Registered peer: b at 127.0.0.1:1 (branch: main)",
+        "Peer deregistered gracefully: b",
     ] {
         let found = discovery.wait_for_line(line, SOON);
         assert!(found.ends_with(line), "{found}");
     }
+    // The address that it says is its own needs no line more.
+    let log = discovery.log().join("\n");
+    assert!(!log.contains("b was "), "{log}");
     // Nobody writes a line of their own into it.
     assert_eq!(
         discovery.delete("/peer/x%0aRegistered%20peer:%20y").status,
