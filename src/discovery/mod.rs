@@ -419,7 +419,6 @@ impl Map {
 /// A discovery that runs until [`Running::stop`].
 pub struct Running {
     server: Server,
-    waiters: Arc<Waiters>,
     reaper: JoinHandle<()>,
     stop_reaper: Latch,
     watchdog: JoinHandle<()>,
@@ -489,13 +488,11 @@ fn start_on(listener: Listener, mut settings: Settings) -> Result<Running, Failu
         .map_err(cannot)?;
     let reaper = reaper::start(Arc::clone(&discovery)).map_err(cannot)?;
     let handler = Arc::new(Routes(Arc::clone(&discovery)));
-    let waiters = Arc::clone(&discovery.waiters);
     let server = Server::start(listener, limits, handler).map_err(cannot)?;
     let _ = discovery.connections.set(server.connections());
     let watchdog = watchdog::start(discovery, server.door()).map_err(cannot)?;
     Ok(Running {
         server,
-        waiters,
         reaper,
         stop_reaper,
         watchdog,
@@ -544,8 +541,6 @@ impl Running {
     pub fn stop(self, at_most: Duration) {
         // From here on the door may stay shut.
         self.stop_watchdog.set();
-        // Whoever waits for news is told that there is none, or what there is.
-        self.waiters.close();
         self.server.stop(at_most);
         self.stop_reaper.set();
         // They end the process before they end any other way.

@@ -122,6 +122,10 @@ impl Handler for Routes {
         reply
     }
 
+    fn stopping(&self) {
+        self.0.waiters.close();
+    }
+
     fn refused(&self, status: u16) {
         self.0.metrics.refused(status);
     }

@@ -89,6 +89,10 @@ pub trait Handler: Send + Sync {
     /// Answers one request.
     fn handle(&self, request: &Request) -> Reply;
 
+    /// Told that the server stops: what is still waited for is to be answered now, and streams are to
+    /// end.
+    fn stopping(&self) {}
+
     /// Told of each request that was answered without [`Handler::handle`]: refused before it was
     /// one, or given 500 because handling it panicked.
     fn refused(&self, status: u16);

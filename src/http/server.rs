@@ -104,6 +104,7 @@ impl Server {
     pub fn stop(self, at_most: Duration) {
         let deadline = Instant::now() + at_most;
         self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.handler.stopping();
         if !self.accepting.end(at_most.min(ACCEPT_ENDS)) {
             log::error!("the accept loop hangs; stopping without it");
         }
