@@ -120,6 +120,30 @@ class Looked:
         expect(self.page.locator("#mode")).to_have_text("live")
 
 
+class Work:
+    """What the thread of a page does, by the time of a processor that it takes: others may keep it waiting."""
+
+    SCRIPTS = {"EvaluateScript", "FunctionCall", "BlinkScheduler_PerformMicrotaskCheckpoint"}
+    TASK = "ThreadControllerImpl::RunTask"
+
+    def __init__(self, page):
+        self.page = page
+        self.begin()
+
+    def begin(self):
+        self.page.context.browser.start_tracing(page=self.page, categories=["devtools.timeline", "toplevel"])
+
+    def done(self):
+        """How long the longest scripts since the last call have taken, and the longest task, in milliseconds."""
+        events = json.loads(self.page.context.browser.stop_tracing())["traceEvents"]
+        self.begin()
+        threads = {(one["pid"], one["tid"]) for one in events if one["name"] in self.SCRIPTS}
+        own = [one for one in events if (one["pid"], one["tid"]) in threads and "tdur" in one]
+        scripts = [one["tdur"] / 1000 for one in own if one["name"] in self.SCRIPTS]
+        tasks = [one["tdur"] / 1000 for one in own if one["name"] == self.TASK]
+        return sorted(scripts)[-2:], max(tasks)
+
+
 class World:
     """What a test has."""
 
@@ -180,8 +204,10 @@ def looks(world):
     """It looks well and is accessible, in light, in dark, on a phone; and what peers are called is text."""
     discovery = world.discovery("--stale-after", "60s")
     some_peers(discovery)
-    discovery.register("leaver")
-    discovery.ask("DELETE", "/peer/leaver")
+    for cell_id in ["returner", "leaver"]:
+        discovery.register(cell_id)
+        discovery.ask("DELETE", f"/peer/{cell_id}")
+    discovery.register("returner")
     for name, viewport, more in [
         ("light", DESK, {"color_scheme": "light"}),
         ("dark", DESK, {"color_scheme": "dark"}),
@@ -193,6 +219,7 @@ def looks(world):
         looked.is_live()
         expect(looked.row(SCRIPT)).to_contain_text("alive")
         expect(looked.row("leaver")).to_contain_text("gone")
+        expect(looked.row("returner")).to_contain_text("alive")
         expect(page.locator("#left tbody")).to_contain_text("leaver")
         expect(page.locator("#left tbody")).to_contain_text("deregistered")
         expect(page.locator("#beats b")).not_to_have_text("–")
@@ -465,16 +492,21 @@ def starts_over(world):
 
 def stays_quick(world):
     """Two thousand peers are shown at once, and what changes costs little."""
-    discovery = world.discovery("--stale-after", "60s", "--hold-min", "0", "--reap-every", "2s")
+    discovery = world.discovery("--stale-after", "10m", "--hold-min", "0", "--reap-every", "2s")
     for n in range(MANY):
         kind = "pure_cell" if n % 2 else "alpha_cell"
         discovery.register(f"cell-{n}", n, consciousness_level=n % 53 / 10, type=kind, services=["consciousness-sync"])
-    looked = world.look(discovery)
+    note_rows = """new MutationObserver((_, observer) => {
+        if (!document.querySelector('#rows .id')) return;
+        window.rowsAt = performance.now();
+        observer.disconnect();
+    }).observe(document, { subtree: true, childList: true });"""
+    looked = world.look(discovery, prepare=lambda context: context.add_init_script(note_rows))
     page = looked.page
     expect(looked.row("cell-0")).to_be_visible()
     looked.is_live()
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    rows = page.evaluate("performance.getEntriesByName('aios-first-rows')[0].startTime")
+    rows = page.evaluate("rowsAt")
     measured(f"{MANY} peers: first paint after {paint:.0f} ms, the first rows after {rows:.0f} ms")
     assert rows < 1000 and paint < 1000
     shown = page.locator("#rows tr:not(.pad)").count()
@@ -482,24 +514,14 @@ def stays_quick(world):
     expect(page.locator("#box table")).to_have_attribute("aria-rowcount", str(MANY + 1))
     world.picture(looked, "2000")
 
-    page.evaluate("""() => {
-        window.long = [];
-        new PerformanceObserver(list => list.getEntries().forEach(one => long.push(one.duration))).observe({ type: 'longtask' });
-    }""")
-    updates = """() => {
-        const all = performance.getEntriesByName('aios-update').map(one => one.duration);
-        performance.clearMeasures('aios-update');
-        return all;
-    }"""
-    def update(what):
-        took = page.evaluate(updates)
-        assert took, what
-        # Most are small, and a busy machine may make one wait: those count that take longest.
-        longest = sorted(took)[-5:]
-        measured(f"{MANY} peers, {what}: of {len(took)} updates the longest take {median(longest):.1f} ms, one {longest[-1]:.1f} ms")
-        assert median(longest) < 50, longest
+    work = Work(page)
 
-    page.evaluate(updates)
+    def update(what):
+        (next_longest, longest), task = work.done()
+        measured(f"{MANY} peers, {what}: a script takes {longest:.1f} ms at most, with parsing, layout and painting {task:.1f} ms")
+        # Into one of them the browser may have put a collection of all its garbage.
+        assert next_longest < 50
+
     page.wait_for_timeout(5000)
     update("nothing happens")
     for n in range(300):
@@ -527,13 +549,9 @@ def stays_quick(world):
     expect(looked.row("zz-last")).to_be_visible(timeout=1000)
     for n in range(1000):
         discovery.register(f"zzz-{n}", n, stale_after_ms=5000)
-    page.evaluate(updates)
     expect(page.locator("#left tbody")).to_contain_text("zzz-", timeout=10_000)
-    wait_for("they are gone", lambda: page.title().startswith(f"{MANY + 201} peers"))
+    wait_for("they are gone", lambda: page.title().startswith(f"{MANY + 201} peers"), at_most=30)
     update("1000 leave")
-    # Whatever else the browser does for it: layout, parsing, painting.
-    long = page.evaluate("long")
-    measured(f"{MANY} peers: {len(long)} tasks of the browser took more than 50 ms, the longest {max(long, default=0):.0f} ms")
     page.locator("#box").evaluate("box => { box.scrollTop = 0; }")
     accessible(looked, f"{MANY} peers")
 
