@@ -558,10 +558,9 @@ def stays_quick(world):
 
 TESTS = [looks, follows, sorts_and_filters, survives, asks_for_the_token, polls, starts_over, stays_quick]
 
-if __name__ == "__main__":
-    name, discovery, cell, folder = sys.argv[1:]
+
+def run(test, discovery, cell, folder):
     Path(folder).mkdir(parents=True, exist_ok=True)
-    test = {one.__name__: one for one in TESTS}[name]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
@@ -574,3 +573,8 @@ if __name__ == "__main__":
         finally:
             world.end()
             browser.close()
+
+
+if __name__ == "__main__":
+    name, *where = sys.argv[1:]
+    run({one.__name__: one for one in TESTS}[name], *where)
