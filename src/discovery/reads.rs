@@ -21,6 +21,13 @@ pub(super) struct Reading {
     if_none_match: Option<String>,
 }
 
+impl Reading {
+    /// What is asked for.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+}
+
 impl Discovery {
     /// `GET /peers`, perhaps once it is another.
     ///

@@ -20,12 +20,14 @@ pub struct Kept {
     pub own_lease: Option<Duration>,
     /// Its level.
     pub level: f64,
+    /// When its stay began, by the wall clock; unknown where that was not kept, too.
+    pub joined_at: Option<SystemTime>,
 }
 
 impl Kept {
-    /// A peer that registered like this, at this place in the list.
+    /// A peer that registered like this, at this place in the list, and joined then.
     #[must_use]
-    pub fn new(place: u64, registration: Registration) -> Self {
+    pub fn new(place: u64, registration: Registration, joined_at: Option<SystemTime>) -> Self {
         let (facts, run) = split(registration);
         Self {
             place,
@@ -33,6 +35,7 @@ impl Kept {
             instance: run.instance,
             own_lease: run.stale_after,
             level: run.level,
+            joined_at,
         }
     }
 

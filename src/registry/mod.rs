@@ -201,13 +201,17 @@ impl Registry {
         match change {
             Change::Joined | Change::Replaced(_) => {
                 let before = self.past.joined(came);
-                peer.stay = Stay::begin(now.lease, now.wall, by, before);
+                peer.stay = Stay::begin(now, by, before);
             }
-            Change::Updated => {
-                self.past.changed(came);
-                peer.stay.registered(by);
+            Change::Updated | Change::Renewed => {
+                let renewed = self.leases.length(&peer.link);
+                let interval = renewed.unwrap_or(self.limits.stale_after) / BEATS_PER_LEASE;
+                let silence = now.lease.since(peer.link.renewed());
+                peer.stay.registered(by, silence, interval);
+                if matches!(change, Change::Updated) {
+                    self.past.changed(came);
+                }
             }
-            Change::Renewed => peer.stay.registered(by),
         }
         self.leases.renew(&mut self.peers, slot, lease, now.lease);
         Ok(Accepted {
@@ -247,7 +251,7 @@ impl Registry {
             instance,
             beats: seat.beats,
             at: seat.at,
-            stay: Stay::begin(now.lease, now.wall, None, Tally::default()),
+            stay: Stay::begin(now, None, Tally::default()),
             link: Link::default(),
             has_own_lease: false,
         });
@@ -367,17 +371,18 @@ impl Registry {
         now: Now,
     ) -> Departure {
         let silent_for = now.lease.since(leaving.renewed);
-        let was_here = now.lease.since(leaving.stay.joined);
+        let was_here = leaving.stay.lasts(now.lease);
         let lease = leaving.lease.unwrap_or(self.limits.stale_after);
+        let interval = lease / BEATS_PER_LEASE;
         self.past.left(Gone {
             facts: Arc::clone(&leaving.facts),
             reason,
             at: now.wall,
             was_here,
-            late: silent_for.saturating_sub(lease / BEATS_PER_LEASE),
+            late: silent_for.saturating_sub(interval),
             registered_by: leaving.stay.by(),
             deregistered_by: by,
-            tally: leaving.stay.tally(),
+            tally: leaving.stay.end(silent_for, interval),
         });
         Departure {
             facts: leaving.facts,
@@ -468,7 +473,7 @@ impl Registry {
             age: now.lease.since(peer.link.renewed()),
             lease: lease.unwrap_or(self.limits.stale_after),
             joined_at: peer.stay.joined_at(),
-            here_for: now.lease.since(peer.stay.joined),
+            here_for: peer.stay.lasts(now.lease),
             registered_by: peer.stay.by(),
             quality: peer.stay.quality(),
         }
@@ -499,6 +504,7 @@ impl Registry {
             instance: peer.instance.clone(),
             own_lease: own_lease.flatten(),
             level: peer.beats.level(peer.at),
+            joined_at: Some(peer.stay.joined_at()),
         }
     }
 
@@ -513,6 +519,7 @@ impl Registry {
             let peer = &mut self.peers[slot];
             peer.has_own_lease = kept.own_lease.is_some();
             peer.beats.set(peer.at, kept.level, now.wall);
+            peer.stay = Stay::resume(now, kept.joined_at);
             self.leases.renew(&mut self.peers, slot, lease, now.lease);
         }
         for left in left.iter().filter(|left| left.counts(now.wall)) {

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
-use super::LeaseTime;
+use crate::beats::{after_1970, since_1970};
+
+use super::{LeaseTime, Now};
 
 /// Of how many of the last gaps the median is taken.
 const GAPS: usize = 8;
@@ -19,12 +21,12 @@ pub struct Quality {
 }
 
 /// How a peer has beaten since it first joined, as far as that is remembered. The time between two of
-/// its stays is no gap.
+/// its stays is no gap, but the silence in which one ends is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// How many beats have come.
     pub beats: u32,
-    /// The longest gap, in milliseconds.
+    /// The longest gap between two signs of life, in milliseconds.
     pub longest_gap_ms: u32,
     /// How many beats have not come, by the interval that was asked for.
     pub misses: u32,
@@ -36,7 +38,8 @@ impl Tally {
     /// The longest gap, where there was one.
     #[must_use]
     pub fn longest_gap(&self) -> Option<Duration> {
-        (self.beats > 0).then(|| Duration::from_millis(u64::from(self.longest_gap_ms)))
+        (self.beats > 0 || self.longest_gap_ms > 0)
+            .then(|| Duration::from_millis(u64::from(self.longest_gap_ms)))
     }
 }
 
@@ -45,7 +48,8 @@ impl Tally {
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 pub(super) struct Stay {
-    pub(super) joined: LeaseTime,
+    /// In nanoseconds of the clock of the leases, less than none before that began.
+    joined: i64,
     /// By the wall clock; in nanoseconds since 1970, for the room.
     joined_at: i64,
     by: Ipv6Addr,
@@ -57,28 +61,40 @@ const _: () = assert!(size_of::<Stay>() == 64);
 
 impl Stay {
     /// Of a peer that has beaten like this before.
-    pub(super) fn begin(
-        joined: LeaseTime,
-        at: SystemTime,
-        by: Option<IpAddr>,
-        tally: Tally,
-    ) -> Self {
+    pub(super) fn begin(now: Now, by: Option<IpAddr>, tally: Tally) -> Self {
         Self {
-            joined,
-            joined_at: crate::beats::since_1970(at),
+            joined: now.lease.nanos(),
+            joined_at: since_1970(now.wall),
             by: known(by),
             gaps: [Gap::NONE; GAPS],
             tally,
         }
     }
 
+    /// Of a peer that joined then, before discovery started anew. A clock that has been set back since
+    /// says nothing.
+    pub(super) fn resume(now: Now, joined_at: Option<SystemTime>) -> Self {
+        let joined_at = joined_at.map_or(now.wall, |at| at.min(now.wall));
+        let before = since_1970(now.wall).saturating_sub(since_1970(joined_at));
+        Self {
+            joined: now.lease.nanos().saturating_sub(before),
+            joined_at: since_1970(joined_at),
+            ..Self::begin(now, None, Tally::default())
+        }
+    }
+
     /// A beat has come after so long a silence, where `interval` was asked for.
     pub(super) fn beat(&mut self, silence: Duration, interval: Duration) {
-        let millis = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        self.gaps[self.tally.beats as usize % GAPS] = Gap::of(in_millis(silence));
+        self.tally.beats = self.tally.beats.saturating_add(1);
+        self.was_silent(silence, interval);
+    }
+
+    /// Something ended so long a silence: a beat, another registration, or the stay.
+    fn was_silent(&mut self, silence: Duration, interval: Duration) {
+        let millis = in_millis(silence);
         let tally = &mut self.tally;
-        self.gaps[tally.beats as usize % GAPS] = Gap::of(millis);
         tally.longest_gap_ms = tally.longest_gap_ms.max(millis);
-        tally.beats = tally.beats.saturating_add(1);
         // Half an interval later than asked for it counts as the one after that.
         if silence > interval + interval / 2 {
             let interval = interval.as_millis().max(1);
@@ -88,21 +104,30 @@ impl Stay {
         }
     }
 
-    /// It has registered again, perhaps from somewhere else.
-    pub(super) fn registered(&mut self, by: Option<IpAddr>) {
+    /// It has registered again after so long a silence, perhaps from somewhere else.
+    pub(super) fn registered(&mut self, by: Option<IpAddr>, silence: Duration, interval: Duration) {
         self.by = known(by);
+        self.was_silent(silence, interval);
+    }
+
+    /// It is over, after so long a silence; how the peer has beaten until now.
+    pub(super) fn end(mut self, silence: Duration, interval: Duration) -> Tally {
+        self.was_silent(silence, interval);
+        self.tally
     }
 
     pub(super) fn joined_at(&self) -> SystemTime {
-        crate::beats::after_1970(self.joined_at)
+        after_1970(self.joined_at)
+    }
+
+    /// How long it has lasted.
+    pub(super) fn lasts(&self, now: LeaseTime) -> Duration {
+        let nanos = now.nanos().saturating_sub(self.joined);
+        Duration::from_nanos(nanos.try_into().unwrap_or_default())
     }
 
     pub(super) fn by(&self) -> Option<IpAddr> {
         (!self.by.is_unspecified()).then(|| IpAddr::V6(self.by).to_canonical())
-    }
-
-    pub(super) fn tally(&self) -> Tally {
-        self.tally
     }
 
     pub(super) fn quality(&self) -> Quality {
@@ -117,6 +142,10 @@ impl Stay {
             tally: self.tally,
         }
     }
+}
+
+fn in_millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Nobody calls from the address that stands for none.
@@ -165,8 +194,14 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     fn stay() -> Stay {
-        let at = SystemTime::UNIX_EPOCH;
-        Stay::begin(LeaseTime::default(), at, None, Tally::default())
+        Stay::begin(at(0), None, Tally::default())
+    }
+
+    fn at(millis: u64) -> Now {
+        Now {
+            lease: LeaseTime::default().after(ms(millis)),
+            wall: SystemTime::UNIX_EPOCH + ms(millis),
+        }
     }
 
     fn ms(millis: u64) -> Duration {
@@ -211,14 +246,45 @@ mod tests {
     }
 
     #[test]
+    fn the_silence_before_the_end_or_another_registration_counts() {
+        let mut stay = stay();
+        stay.registered(None, ms(9900), INTERVAL);
+        let tally = stay.clone().end(ms(4900), INTERVAL);
+        assert_eq!((tally.beats, tally.misses), (0, 1));
+        let tally = stay.end(ms(20_000), INTERVAL);
+        assert_eq!((tally.beats, tally.misses), (0, 4));
+        assert_eq!(tally.longest_gap(), Some(ms(20_000)));
+    }
+
+    #[test]
     fn where_it_came_from_is_told_as_it_was() {
         for by in ["10.0.0.1", "::1", "2001:db8::1"] {
             let by: IpAddr = by.parse().expect("an address");
-            let at = SystemTime::UNIX_EPOCH + ms(1_700_000_000_123);
-            let stay = Stay::begin(LeaseTime::default(), at, Some(by), Tally::default());
-            assert_eq!((stay.by(), stay.joined_at()), (Some(by), at));
+            let now = at(1_700_000_000_123);
+            let stay = Stay::begin(now, Some(by), Tally::default());
+            assert_eq!((stay.by(), stay.joined_at()), (Some(by), now.wall));
         }
         assert_eq!(stay().by(), None);
+    }
+
+    #[test]
+    fn a_stay_goes_on_over_a_restart() {
+        let now = Now {
+            lease: LeaseTime::default().after(ms(100)),
+            ..at(1_700_000_000_000)
+        };
+        for (joined_at, lasts) in [
+            (Some(1_699_999_000_000), 1_000_000),
+            (Some(1_700_000_000_001), 0),
+            (None, 0),
+        ] {
+            let joined_at = joined_at.map(|millis| at(millis).wall);
+            let stay = Stay::resume(now, joined_at);
+            assert_eq!(stay.joined_at(), now.wall - ms(lasts));
+            assert_eq!(stay.lasts(now.lease), ms(lasts));
+            let later = now.lease.after(ms(50));
+            assert_eq!(stay.lasts(later), ms(lasts + 50));
+        }
     }
 
     #[test]
@@ -229,8 +295,7 @@ mod tests {
             misses: 2,
             flaps: 1,
         };
-        let at = SystemTime::UNIX_EPOCH;
-        let mut stay = Stay::begin(LeaseTime::default(), at, None, before);
+        let mut stay = Stay::begin(at(0), None, before);
         assert_eq!(stay.quality().median_gap, None);
         stay.beat(ms(100), INTERVAL);
         let quality = stay.quality();

@@ -26,6 +26,11 @@ impl LeaseTime {
         Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
     }
 
+    /// In nanoseconds since that start.
+    pub(super) fn nanos(self) -> i64 {
+        i64::try_from(self.nanos).unwrap_or(i64::MAX)
+    }
+
     /// This moment plus `duration`.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {

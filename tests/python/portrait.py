@@ -9,7 +9,7 @@ import random
 import sys
 import time
 
-from page import run
+from browser import run
 
 LASTS = 240
 CELLS = {

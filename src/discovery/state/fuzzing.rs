@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::book::{Book, Goodbyes, Rewriting};
 use super::former::{Former, NewEpoch};
 use super::journal::{Condition, Entry, MOST, Reader, Recovered, recover};
+use crate::beats;
 use crate::registry::{Kept, LeaseTime, Limits, Now, Refused, Registry};
 use crate::wire::Registration;
 
@@ -165,7 +166,7 @@ fn somebody() -> Registration {
 /// Somebody whom nobody knows.
 fn newcomer(former: &Former) -> Option<Kept> {
     let place = former.peers.last().map_or(0, |peer| peer.place + 1);
-    let peer = Kept::new(place, somebody());
+    let peer = Kept::new(place, somebody(), None);
     let mut known = former.peers.iter().map(|peer| &peer.facts.cell_id);
     known.all(|id| *id != peer.facts.cell_id).then_some(peer)
 }
@@ -202,7 +203,12 @@ fn check_map(former: Former) {
         wall: last.as_ref().map_or(SystemTime::UNIX_EPOCH, |left| left.at),
     };
     let newcomer = newcomer(&former);
-    let peers = former.peers.clone();
+    let joins_at = beats::after_1970(beats::since_1970(now.wall));
+    let mut peers = former.peers.clone();
+    for peer in &mut peers {
+        // Nobody joined later than now.
+        peer.joined_at = peer.joined_at.min(Some(joins_at)).or(Some(joins_at));
+    }
     registry.restore(former.peers, &former.left, former.revision, now);
     assert_eq!(registry.revision(), former.revision);
     assert_eq!(registry.kept_from(0, usize::MAX), peers);
@@ -225,6 +231,10 @@ fn check_map(former: Former) {
                 return;
             }
         }
-        assert_eq!(registry.kept(&id), Some(newcomer));
+        let expected = Kept {
+            joined_at: Some(joins_at),
+            ..newcomer
+        };
+        assert_eq!(registry.kept(&id), Some(expected));
     }
 }

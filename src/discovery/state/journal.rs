@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 8f3c1a20 aios-mesh-state 1 {"epoch":"5f0c…","revision":10000000}
-//! 07d1e9b4 peer 0 {"cell_id":"pure","ip":"10.0.0.7","port":8002,…}
+//! 07d1e9b4 peer 0 {"cell_id":"pure","ip":"10.0.0.7","port":8002,…,"joined_at":1785000000000}
 //! 51aa0c3f gone {"cell_id":"pure","instance":"9e21…","at":1785000000000}
 //! c09b7712 revision 20000000
 //! ```
@@ -66,6 +66,21 @@ struct Header {
     revision: u64,
 }
 
+/// Side by side.
+#[derive(Serialize)]
+struct Peer {
+    #[serde(flatten)]
+    registration: Registration,
+    #[serde(flatten)]
+    joined: Joined,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Joined {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joined_at: Option<u64>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Gone {
     cell_id: String,
@@ -103,7 +118,12 @@ impl Writer {
         self.line(bytes, |line| match entry {
             Entry::Peer(peer) => {
                 line.extend_from_slice(format!("peer {} ", peer.place).as_bytes());
-                json(line, &peer.registration());
+                let joined_at = peer.joined_at.map(since_1970);
+                let peer = Peer {
+                    registration: peer.registration(),
+                    joined: Joined { joined_at },
+                };
+                json(line, &peer);
             }
             Entry::Gone { id, left } => {
                 let gone = Gone {
@@ -146,6 +166,10 @@ fn checksum(before: u32, text: &[u8]) -> u32 {
 fn since_1970(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, wire::millis)
+}
+
+fn after_1970(millis: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(millis.min(MOST))
 }
 
 /// Whether all of a journal could be read.
@@ -278,7 +302,9 @@ impl Reader {
                 let (place, rest) = split_word(rest)?;
                 let place = number(place)?;
                 let registration = Registration::from_json(rest).ok()?;
-                self.peers.put(Kept::new(place, registration))
+                let Joined { joined_at } = serde_json::from_slice(rest).ok()?;
+                let joined_at = joined_at.map(after_1970);
+                self.peers.put(Kept::new(place, registration, joined_at))
             }
             b"gone" => {
                 let gone: Gone = serde_json::from_slice(rest).ok()?;
@@ -287,7 +313,7 @@ impl Reader {
                     (Some(instance), Some(at)) => Some(Left {
                         id: id.clone(),
                         instance: Instance::new(&instance).ok()?,
-                        at: SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(at))?,
+                        at: after_1970(at),
                     }),
                     _ => None,
                 };
@@ -382,6 +408,7 @@ mod tests {
         Kept::new(
             place,
             Registration::from_json(body.as_bytes()).expect("valid"),
+            (place != 1).then(|| at(1_785_000_000_000 + place)),
         )
     }
 

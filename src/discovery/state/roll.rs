@@ -100,7 +100,7 @@ mod tests {
     fn peer(id: u8, place: u64, port: u16) -> Kept {
         let body = format!(r#"{{"cell_id":"{id}","ip":"h","port":{port}}}"#);
         let registration = Registration::from_json(body.as_bytes()).expect("valid");
-        Kept::new(place, registration)
+        Kept::new(place, registration, None)
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::Discovery;
 use super::super::renders::Departed;
-use super::Waiter;
+use super::{Waiter, Want};
 use crate::http::Stream;
 use crate::registry::{Came, Event, Since};
 use crate::wire::Listed;
@@ -55,7 +55,7 @@ impl Stream for Events {
         }
         let left = self.speaks_at.saturating_duration_since(now);
         let is_news = || self.discovery.revision() != self.seen;
-        let turn = self.waiter.wait(left.min(at_most), is_news);
+        let turn = self.waiter.wait(Want::EVENTS, left.min(at_most), is_news);
         let (since, revision) = self.discovery.since(self.seen, BATCH);
         let text = match since {
             Since::Events(events) => {

@@ -10,4 +10,5 @@ mod waiters;
 
 pub(super) use events::Events;
 pub(super) use poll::Poll;
+use waiters::Want;
 pub(super) use waiters::{Waiter, Waiters};

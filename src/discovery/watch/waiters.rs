@@ -3,9 +3,12 @@
 //! There may be a thousand of them, and a change is news for all. If all woke at once they would stand
 //! between every heartbeat and the processor, so only one is woken by the change itself, and lets the
 //! next one wake when it knows what to answer. Where that takes long, because others keep the processor,
-//! more and more are awake.
+//! more and more are awake. Those who want the same follow each other: it is made for the first of them,
+//! and is not kept for long.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,13 +32,19 @@ pub(in crate::discovery) struct Waiters {
     most: usize,
 }
 
+/// What somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Want(u64);
+
 #[derive(Default)]
 struct Queue {
-    /// Those who sleep, by when they came.
-    asleep: BTreeMap<u64, Latch>,
+    /// Those who sleep, by when they came, with what they want.
+    asleep: BTreeMap<u64, (Want, Latch)>,
     next: u64,
     /// Who came before this is to wake.
-    due: u64,
+    told: u64,
+    /// Those of them who are next, all before any that came later: nobody is passed over for ever.
+    due: BTreeMap<(Want, u64), Latch>,
     /// How many were woken and have not let the next one wake.
     awake: usize,
     /// Since when there have been some.
@@ -51,7 +60,18 @@ pub(in crate::discovery) struct Waiter {
 /// A place in the queue. Once it is given up the next one wakes, if this one was woken.
 pub(super) struct Turn<'a> {
     waiters: &'a Waiters,
+    want: Want,
     number: u64,
+}
+
+impl Want {
+    /// What has happened.
+    pub(super) const EVENTS: Self = Self(0);
+
+    /// The same for all who ask for the same; seldom for others, too, which does no harm.
+    pub(super) fn of(asked: &impl Hash) -> Self {
+        Self(BuildHasherDefault::<DefaultHasher>::default().hash_one(asked))
+    }
 }
 
 impl Waiters {
@@ -109,7 +129,7 @@ impl Waiters {
 
 impl Queue {
     fn tell(&mut self, waiting: &AtomicUsize) {
-        self.due = self.next;
+        self.told = self.next;
         self.wake(waiting);
     }
 
@@ -119,16 +139,31 @@ impl Queue {
         let more = since.elapsed().as_millis() / ALONE.as_millis();
         let at_most = usize::try_from(more).map_or(MOST_AWAKE, |more| MOST_AWAKE.min(more + 1));
         while self.awake < at_most
-            && let Some(first) = self.asleep.first_entry()
-            && *first.key() < self.due
+            && let Some(first) = self.first_due()
         {
-            first.remove().set();
+            first.set();
             waiting.fetch_sub(1, Ordering::SeqCst);
             self.awake += 1;
         }
         if self.awake == 0 {
             self.since = None;
         }
+    }
+
+    fn first_due(&mut self) -> Option<Latch> {
+        if self.due.is_empty() {
+            let later = self.asleep.split_off(&self.told);
+            let told = mem::replace(&mut self.asleep, later).into_iter();
+            self.due = told
+                .map(|(number, (want, latch))| ((want, number), latch))
+                .collect();
+        }
+        self.due.pop_first().map(|(_, latch)| latch)
+    }
+
+    /// Whether somebody slept until now, and does no more.
+    fn remove(&mut self, want: Want, number: u64) -> bool {
+        self.asleep.remove(&number).is_some() || self.due.remove(&(want, number)).is_some()
     }
 }
 
@@ -137,6 +172,7 @@ impl Waiter {
     /// any more.
     pub(super) fn wait(
         &self,
+        want: Want,
         at_most: Duration,
         is_news: impl FnOnce() -> bool,
     ) -> Option<Turn<'_>> {
@@ -148,10 +184,14 @@ impl Waiter {
         }
         let number = queue.next;
         queue.next += 1;
-        queue.asleep.insert(number, latch.clone());
+        queue.asleep.insert(number, (want, latch.clone()));
         waiters.waiting.fetch_add(1, Ordering::SeqCst);
         drop(queue);
-        let turn = Turn { waiters, number };
+        let turn = Turn {
+            waiters,
+            want,
+            number,
+        };
         if !is_news() {
             let _ = latch.wait_for(at_most);
         }
@@ -173,7 +213,7 @@ impl Drop for Waiter {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = self.waiters.lock();
-        if queue.asleep.remove(&self.number).is_some() {
+        if queue.remove(self.want, self.number) {
             self.waiters.waiting.fetch_sub(1, Ordering::SeqCst);
         } else {
             queue.awake -= 1;
@@ -215,7 +255,7 @@ mod tests {
                 let (revision, awake, most) = (&revision, &awake, &most);
                 scope.spawn(move || {
                     let is_news = || revision.load(Ordering::SeqCst) > 0;
-                    let turn = waiter.wait(LONG, is_news);
+                    let turn = waiter.wait(Want::EVENTS, LONG, is_news);
                     let others = awake.fetch_add(1, Ordering::SeqCst);
                     most.fetch_max(others + 1, Ordering::SeqCst);
                     assert!(is_news());
@@ -235,7 +275,10 @@ mod tests {
         let most_in_time = 1 + told.elapsed().as_millis() / ALONE.as_millis();
         assert!(most.into_inner() as u128 <= most_in_time);
         let queue = waiters.lock();
-        assert_eq!((queue.awake, queue.asleep.len()), (0, 0));
+        assert_eq!(
+            (queue.awake, queue.asleep.len(), queue.due.len()),
+            (0, 0, 0)
+        );
         assert_eq!(waiters.waiting.load(Ordering::SeqCst), 0);
     }
 
@@ -251,7 +294,7 @@ mod tests {
                     let mut seen = 0;
                     while seen < 2000 {
                         let is_news = || revision.load(Ordering::SeqCst) != seen;
-                        let turn = waiter.wait(LONG, is_news);
+                        let turn = waiter.wait(Want::EVENTS, LONG, is_news);
                         assert!(is_news(), "it woke for nothing");
                         seen = revision.load(Ordering::SeqCst);
                         drop(turn);
@@ -266,18 +309,55 @@ mod tests {
     }
 
     #[test]
+    fn those_who_want_the_same_follow_each_other_and_nobody_is_passed_over() {
+        let (mut queue, waiting) = (Queue::default(), AtomicUsize::new(0));
+        let come = |queue: &mut Queue, wants: &[u64]| {
+            for want in wants {
+                queue.asleep.insert(queue.next, (Want(*want), Latch::new()));
+                queue.next += 1;
+                waiting.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        come(&mut queue, &[7, 3, 7, 3]);
+        queue.tell(&waiting);
+        let first: Vec<_> = queue.due.keys().map(|(want, at)| (want.0, *at)).collect();
+        assert_eq!((queue.awake, first), (1, vec![(3, 3), (7, 0), (7, 2)]));
+        // Who comes between two changes is told of the second, after all who were told of the first;
+        // and who comes after it is not.
+        come(&mut queue, &[3]);
+        queue.tell(&waiting);
+        come(&mut queue, &[1]);
+        let mut woken = Vec::new();
+        while let Some(next) = queue.due.keys().next().copied() {
+            woken.push((next.0.0, next.1));
+            queue.awake = 0;
+            queue.wake(&waiting);
+        }
+        assert_eq!(woken, [(3, 3), (7, 0), (7, 2)]);
+        assert_eq!(queue.asleep.keys().collect::<Vec<_>>(), [&4, &5]);
+        queue.awake = 0;
+        queue.wake(&waiting);
+        assert_eq!(queue.asleep.keys().collect::<Vec<_>>(), [&5]);
+        queue.awake = 0;
+        queue.wake(&waiting);
+        assert_eq!((queue.awake, waiting.into_inner()), (0, 1));
+    }
+
+    #[test]
     fn who_gives_up_holds_up_nobody() {
         let waiters = Waiters::new(100);
         thread::scope(|scope| {
             let last = waiters.admit().expect("there is room");
-            for _ in 0..20 {
+            for number in 0..20 {
                 let waiter = waiters.admit().expect("there is room");
-                scope.spawn(move || drop(waiter.wait(Duration::from_millis(5), || false)));
+                scope.spawn(move || {
+                    drop(waiter.wait(Want(number % 3), Duration::from_millis(5), || false));
+                });
             }
             wait_until(|| waiters.waiting.load(Ordering::SeqCst) > 0);
             let patient = scope.spawn(move || {
                 let waited = Instant::now();
-                drop(last.wait(LONG, || false));
+                drop(last.wait(Want(1), LONG, || false));
                 assert!(waited.elapsed() < SOON);
             });
             while !patient.is_finished() {
@@ -297,12 +377,12 @@ mod tests {
         assert_eq!(waiters.count(), 3);
         let first = &all[0];
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| first.wait(LONG, || false).is_some());
+            let waiting = scope.spawn(|| first.wait(Want::EVENTS, LONG, || false).is_some());
             wait_until(|| waiters.waiting.load(Ordering::SeqCst) == 1);
             waiters.close();
             assert!(waiting.join().expect("no panic"));
         });
-        assert!(all[1].wait(LONG, || false).is_none() && all[1].is_over());
+        assert!(all[1].wait(Want::EVENTS, LONG, || false).is_none() && all[1].is_over());
         drop(all);
         assert!(waiters.admit().is_some());
     }

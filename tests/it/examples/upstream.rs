@@ -98,7 +98,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn nginx_has_the_cells_of_a_service_and_is_reloaded_only_for_a_change() {
+fn nginx_has_the_cells_of_a_service_and_is_reloaded_only_for_a_change_it_takes() {
     const TEST: &str = "nginx_has_the_cells_of_a_service";
     if !has_tools(TEST) {
         return;
@@ -123,7 +123,7 @@ fn nginx_has_the_cells_of_a_service_and_is_reloaded_only_for_a_change() {
     let path = std::env::var("PATH").expect("a path");
     let bin = folder.path().join("bin").display().to_string();
     command.env("PATH", format!("{bin}:{path}"));
-    let _keeping = Child::spawn(command);
+    let keeping = Child::spawn(command);
 
     // Who answers through nginx, of several requests.
     let answering = || {
@@ -158,4 +158,25 @@ fn nginx_has_the_cells_of_a_service_and_is_reloaded_only_for_a_change() {
     holds_for("it stays", SECOND, || answering() == ["one"]);
     let written = std::fs::read_to_string(&file).expect("UTF-8");
     assert_eq!(written.matches("server ").count(), 1, "{written}");
+
+    // A name that nobody has: nginx would not start with it.
+    let wrong =
+        r#"{"cell_id":"wrong","ip":"no..name","port":1,"services":["web"],"stale_after_ms":60000}"#;
+    assert_eq!(discovery.post("/register", wrong).status, 200);
+    let is_refused = || {
+        let log = keeping.log();
+        log.iter().filter(|line| line.contains("no..name")).count()
+    };
+    wait_for("nginx refuses it, and is asked again", 2 * SOON, || {
+        is_refused() >= 2
+    });
+    wait_for("what was there is back", SOON, || {
+        std::fs::read_to_string(&file).expect("UTF-8") == written
+    });
+    assert_eq!((reloads(), answering()), (2, vec!["one".to_owned()]));
+    assert_eq!(discovery.delete("/peer/wrong").status, 200);
+    let _four = offering(&discovery, "four", "web", "127.0.0.5", web);
+    wait_for("it is joined by another", 2 * SOON, || {
+        reloads() == 3 && answering() == ["four", "one"]
+    });
 }

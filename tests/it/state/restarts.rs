@@ -4,6 +4,14 @@ use std::fs;
 
 use super::*;
 
+/// What is known of a peer; its stay began at a time as the file keeps it, in milliseconds.
+fn portrait(discovery: &Child, id: &str) -> Value {
+    let mut portrait = discovery.get(&format!("/peers/{id}")).json();
+    let joined_at = portrait["joined_at"].as_str().expect("a time");
+    portrait["joined_at"] = joined_at[..joined_at.len() - 4].into();
+    portrait
+}
+
 #[test]
 fn all_of_it_is_back_at_once_whether_stopped_or_killed() {
     for end in [stop, kill] {
@@ -26,6 +34,7 @@ fn all_of_it_is_back_at_once_whether_stopped_or_killed() {
         );
         assert_eq!(first.delete("/peer/c?instance=c1").status, 200);
         let before = list(&first);
+        let stays = portrait(&first, "a");
         let_it_be_written();
         end(first);
 
@@ -44,6 +53,9 @@ fn all_of_it_is_back_at_once_whether_stopped_or_killed() {
             peers
         };
         assert_eq!(without_time(&after), without_time(&before));
+        let joined = portrait(&second, "a");
+        assert_eq!(joined["joined_at"], stays["joined_at"]);
+        assert!(joined["here_for_ms"].as_u64() > stays["here_for_ms"].as_u64());
         // The instance is back, and so is who has said goodbye.
         let beat = |body| second.post("/heartbeat", body);
         assert_eq!(beat(r#"{"cell_id":"b","instance":"b2"}"#).status, 409);

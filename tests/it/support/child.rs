@@ -1,14 +1,15 @@
 //! A built program as a child process.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::log::Log;
 use super::{Answer, Connection, SOON, request, wait_for};
 
 /// A running program, killed when it is dropped.
@@ -18,13 +19,6 @@ pub struct Child {
     pub address: String,
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Log {
-    lines: Mutex<Vec<String>>,
-    more: Condvar,
-    reading: Arc<Mutex<()>>,
 }
 
 /// A command for a built program that sees none of this process's settings.
@@ -79,16 +73,7 @@ impl Child {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let log = Arc::new(Log::default());
-        let stderr = process.stderr.take().expect("piped");
-        let sink = Arc::clone(&log);
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                drop(sink.reading.lock());
-                sink.lines.lock().expect("no panic").push(line);
-                sink.more.notify_all();
-            }
-        });
+        let (log, reader) = Log::of(process.stderr.take().expect("piped"));
         Self {
             process,
             address: String::new(),
@@ -102,9 +87,9 @@ impl Child {
         format!("http://{}", self.address)
     }
 
-    /// What it has said on stderr so far.
+    /// What it has said on stderr so far, all of what it said before it last answered.
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().expect("no panic").clone()
+        self.log.lines()
     }
 
     /// All it has said on stderr; to be called once it has ended.
@@ -117,7 +102,7 @@ impl Child {
 
     /// Nobody reads what it says on stderr while this is locked.
     pub fn reading(&self) -> Arc<Mutex<()>> {
-        Arc::clone(&self.log.reading)
+        self.log.reading()
     }
 
     /// What it has said on stdout, where that was piped; to be called once it has ended.
@@ -142,21 +127,7 @@ impl Child {
 
     /// The first line of stderr with `text` in it, waited for.
     pub fn wait_for_line(&mut self, text: &str, at_most: Duration) -> String {
-        let deadline = Instant::now() + at_most;
-        let mut lines = self.log.lines.lock().expect("no panic");
-        loop {
-            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
-                return line.clone();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let seen = lines.clone();
-                // The log is shown once more when this child is dropped.
-                drop(lines);
-                panic!("no line with {text:?} in {seen:#?}");
-            }
-            lines = self.log.more.wait_timeout(lines, left).expect("no panic").0;
-        }
+        self.log.wait_for(text, at_most)
     }
 
     /// Its process id.

@@ -3,6 +3,7 @@
 
 mod child;
 mod limits;
+mod log;
 mod raw;
 mod socket;
 mod stub;
