@@ -175,15 +175,11 @@ pub fn duration_within(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
     move |text| {
-        let value = duration(text)?;
-        if range.contains(&value) {
-            Ok(value)
-        } else {
-            Err(format!(
-                "allowed is {} to {}",
-                show_duration(*range.start()),
-                show_duration(*range.end())
-            ))
+        let [least, most] = [range.start(), range.end()].map(|bound| show_duration(*bound));
+        match duration(text) {
+            Ok(value) if range.contains(&value) => Ok(value),
+            Ok(_) => Err(format!("allowed is {least} to {most}")),
+            Err(why) => Err(format!("{why}, from {least} to {most}")),
         }
     }
 }

@@ -53,7 +53,7 @@ pub fn answers(input: &[u8]) {
     for peer in &list.peers {
         let text = sentences::listed(peer, &list, clock);
         check_lines(&text, 3, 0);
-        let wanted = Wanted::Without(peer.cell_id.clone());
+        let wanted = Wanted::Without(vec![peer.cell_id.clone()]);
         let lacking = wanted.lacking(&list, true).unwrap_or_default();
         check_lines(&(lacking + "\n"), 1, 0);
     }

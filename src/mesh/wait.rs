@@ -1,7 +1,11 @@
-//! `aios-mesh wait`: until some peers are there, or one is not.
+//! `aios-mesh wait`: until some peers are there, or some are not.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, FromArgMatches};
 
 use super::{Target, wanted::Wanted};
 use crate::args;
@@ -36,46 +40,87 @@ pub(super) struct Arguments {
     timeout: Duration,
 }
 
-/// Exactly one of these.
+/// What is to be waited for: one of [`Given`]. Where a flag says it, no variable counts.
+#[derive(Debug)]
+struct Until(Wanted);
+
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-struct Until {
+#[group(required = true, multiple = true)]
+struct Given {
     /// Until all of these are listed: ids, separated by commas.
-    #[arg(long = "for", env = "AIOS_WAIT_FOR", value_name = "IDS", value_delimiter = ',', value_parser = args::name)]
+    #[arg(long = "for", env = "AIOS_WAIT_FOR", value_name = "IDS", value_delimiter = ',', value_parser = id)]
     ids: Option<Vec<String>>,
 
     /// Until so many peers are listed.
     #[arg(long, env = "AIOS_WAIT_MIN", value_name = "COUNT", value_parser = args::count)]
     min: Option<usize>,
 
-    /// Until this one is not listed.
-    #[arg(long, env = "AIOS_WAIT_GONE", value_name = "ID", value_parser = args::name)]
-    gone: Option<String>,
+    /// Until none of these is listed: ids, separated by commas.
+    #[arg(long, env = "AIOS_WAIT_GONE", value_name = "IDS", value_delimiter = ',', value_parser = id)]
+    gone: Option<Vec<String>>,
 }
 
-impl Until {
-    fn wanted(&self) -> Option<Wanted> {
-        match self {
-            Self { ids: Some(ids), .. } => Some(Wanted::All(ids.clone())),
-            Self {
-                min: Some(count), ..
-            } => Some(Wanted::AtLeast(*count)),
-            Self { gone: Some(id), .. } => Some(Wanted::Without(id.clone())),
-            _ => None,
+/// One of a list of ids, which may be written with blanks between them.
+fn id(text: &str) -> Result<String, String> {
+    args::name(text.trim())
+}
+
+impl clap::Args for Until {
+    fn augment_args(command: Command) -> Command {
+        Given::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Given::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Until {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = Given::from_arg_matches(matches)?;
+        let by = |source| {
+            let is_by = |name: &&str| matches.value_source(name) == Some(source);
+            ["ids", "min", "gone"].into_iter().filter(is_by).collect()
+        };
+        let mut named: Vec<&str> = by(ValueSource::CommandLine);
+        if named.is_empty() {
+            named = by(ValueSource::EnvVariable);
         }
+        let wanted = match (&*named, given) {
+            (["ids"], Given { ids: Some(ids), .. }) => Wanted::All(ids),
+            (
+                ["min"],
+                Given {
+                    min: Some(count), ..
+                },
+            ) => Wanted::AtLeast(count),
+            (
+                ["gone"],
+                Given {
+                    gone: Some(ids), ..
+                },
+            ) => Wanted::Without(ids),
+            _ => {
+                let why = "give one of --for, --min and --gone, and not several of them";
+                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, why));
+            }
+        };
+        Ok(Self(wanted))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     program::start_log()?;
-    let Some(wanted) = arguments.until.wanted() else {
-        return Err(Failure::usage("give one of --for, --min and --gone"));
-    };
     let now = Instant::now();
     Wait {
         target: &arguments.target,
         client: arguments.target.client()?,
-        wanted,
+        wanted: &arguments.until.0,
         timeout: arguments.timeout,
         deadline: now + arguments.timeout,
         speak_at: io::stderr().is_terminal().then_some(now + PATIENCE),
@@ -92,7 +137,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 struct Wait<'a> {
     target: &'a Target,
     client: Client,
-    wanted: Wanted,
+    wanted: &'a Wanted,
     timeout: Duration,
     deadline: Instant,
     /// When to say what is waited for.

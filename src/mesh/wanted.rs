@@ -15,8 +15,8 @@ pub(super) enum Wanted {
     All(Vec<String>),
     /// That so many are there.
     AtLeast(usize),
-    /// That this one is not there.
-    Without(String),
+    /// That none of these is there.
+    Without(Vec<String>),
 }
 
 impl Wanted {
@@ -26,7 +26,7 @@ impl Wanted {
             Self::All(ids) => named(ids.iter().map(String::as_str)),
             Self::AtLeast(1) => "a peer".to_owned(),
             Self::AtLeast(count) => format!("{count} peers"),
-            Self::Without(id) => format!("{} to leave", shown(id)),
+            Self::Without(ids) => format!("{} to leave", named(ids.iter().map(String::as_str))),
         }
     }
 
@@ -46,15 +46,18 @@ impl Wanted {
                 let there = list.peers.len();
                 (there < *count).then(|| format!("{there} of {count} peers are there"))
             }
-            Self::Without(id) if here().any(|one| one == id) => {
-                Some(format!("{} is still there", shown(id)))
+            Self::Without(ids) => {
+                let here: HashSet<&str> = here().collect();
+                let ids = || ids.iter().map(String::as_str);
+                let there = named(ids().filter(|id| here.contains(id)));
+                match there.is_empty() {
+                    false => Some(format!("still there: {there}")),
+                    true => (!complete).then(|| {
+                        let all = named(ids());
+                        format!("discovery has only just started and may not know of {all} yet")
+                    }),
+                }
             }
-            Self::Without(id) => (!complete).then(|| {
-                format!(
-                    "discovery has only just started and may not know of {} yet",
-                    shown(id)
-                )
-            }),
         }
     }
 }
@@ -110,10 +113,11 @@ mod tests {
 
     #[test]
     fn nobody_is_gone_by_a_list_that_may_be_short() {
-        let wanted = Wanted::Without("a".into());
-        assert_eq!(lacking(&wanted, &["a"], true), "a is still there");
+        let wanted = Wanted::Without(vec!["a".into(), "c".into()]);
+        assert_eq!(lacking(&wanted, &["a"], true), "still there: a");
+        assert_eq!(lacking(&wanted, &["c", "a"], false), "still there: a, c");
         let said = lacking(&wanted, &["b"], false);
-        assert!(said.contains("may not know of a yet"), "{said}");
+        assert!(said.contains("may not know of a, c yet"), "{said}");
         assert_eq!(lacking(&wanted, &["b"], true), "");
     }
 }

@@ -194,7 +194,13 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             "aios-mesh",
             &["wait", "--for", "a", "--min", "2"],
             plain,
-            &["--for", "--min", "cannot"],
+            &["--for", "--min", "not several"],
+        ),
+        (
+            "aios-mesh",
+            &["wait"],
+            &[("AIOS_WAIT_MIN", "1"), ("AIOS_WAIT_GONE", "a")],
+            &["--min", "--gone", "not several"],
         ),
         (
             "aios-mesh",
@@ -212,7 +218,7 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             "aios-mesh",
             &["wait", "--min", "1", "--timeout", "2h"],
             plain,
-            &["--timeout", "2h", "5s or 2m"],
+            &["--timeout", "2h", "5s or 2m, from 0s to 1440m"],
         ),
         (
             "aios-mesh",

@@ -97,3 +97,36 @@ fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
     assert!(slowest < ALL_ANSWERED, "{slowest:?}");
     assert!(renderings <= f64::from(rounds) * 2.0, "{renderings}");
 }
+
+#[test]
+fn a_list_is_made_once_for_all_who_want_the_same() {
+    const SERVICES: usize = 12;
+    const POLLS_EACH: usize = 20;
+    let discovery = discovery(&CALM);
+    register(&discovery, "member");
+    let known = now(&discovery);
+    // They come by turns, so that no two who want the same came one after the other.
+    let mut polls: Vec<_> = (0..SERVICES * POLLS_EACH)
+        .map(|number| {
+            let service = number % SERVICES;
+            let target = format!("/peers?service=s{service}&index={known}&wait=60s");
+            let mut connection = discovery.connect();
+            connection.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+            connection
+        })
+        .collect();
+    wait_until_waiting(&discovery, polls.len());
+    let rendered = || crate::support::metric(&discovery, "aios_discovery_renderings_total", "");
+    let before = rendered();
+    register(&discovery, "cell");
+    for connection in &mut polls {
+        let answer = connection.answer().expect("an answer");
+        assert_eq!((answer.status, revision(&answer)), (200, known + 1));
+    }
+    let renderings = rendered() - before;
+    report(&format!(
+        "{} polls for {SERVICES} lists, with {renderings} renderings for a change",
+        polls.len()
+    ));
+    assert!(renderings <= 2.0 * SERVICES as f64, "{renderings}");
+}

@@ -60,6 +60,11 @@ fn it_ends_as_soon_as_it_is_so() {
     ));
     assert!(took.iter().all(|took| *took < SECOND), "{took:?}");
 
+    // A flag makes a variable that says otherwise void.
+    let variables = [("AIOS_DISCOVERY_URL", &*url), ("AIOS_WAIT_FOR", "a")];
+    let output = run("aios-mesh", &["wait", "--gone", "a"], &variables);
+    expect_met(&output);
+
     // What is so already is not waited for, however short the time.
     expect_met(&mesh(
         &url,
@@ -74,9 +79,10 @@ fn at_the_time_out_it_says_what_is_lacking() {
     register(&discovery, "a");
     let url = discovery.url();
     for (arguments, said) in [
-        (&["--for", "b,a,c"][..], "after 1s: still missing: b, c"),
+        (&["--for", "b, a,c"][..], "after 1s: still missing: b, c"),
         (&["--min", "3"], "after 1s: 1 of 3 peers are there"),
-        (&["--gone", "a"], "after 1s: a is still there"),
+        (&["--gone", "a"], "after 1s: still there: a"),
+        (&["--gone", "b, a"], "after 1s: still there: a"),
         (&["--gone", "b"], "discovery has only just started"),
     ] {
         let started = Instant::now();
