@@ -12,7 +12,7 @@ use crate::http::{Connections, Reply};
 use crate::registry::Portrait;
 use crate::wire::CellId;
 
-/// For how many peers there are series: the first of the list.
+/// For how many peers there are series: those that joined last, for who comes and goes is among them.
 const MOST: usize = 1000;
 /// For how long a peer that was reaped and is not back is missing.
 const MISSING_FOR: Duration = Duration::from_secs(3600);
@@ -48,10 +48,10 @@ impl Discovery {
         })
     }
 
-    /// The first peers, as many as have series, and who is missing.
+    /// The peers that have series, and who is missing.
     fn portraits(&self) -> (Vec<Portrait>, Vec<CellId>) {
         let mut portraits = Vec::new();
-        let mut place = 0;
+        let mut place = self.with_map(|map, _| map.registry.place_of_last(MOST));
         while portraits.len() < MOST {
             let (some, next) = self.with_map_in_turn(|map, now| {
                 map.registry.portraits_from(place, PORTRAITS_AT_ONCE, now)

@@ -14,10 +14,10 @@ pub(super) fn present(peer: &Peer, portrait: &Portrait) -> String {
     let id = shown(&peer.cell_id);
     let age = span(portrait.age_ms);
     let mut text = match portrait.state.as_str() {
-        "late" => format!("{id} is here, but late: its last beat came {age} ago.\n"),
-        "stale" => format!("{id} is listed, but stale: its last beat came {age} ago.\n"),
+        "late" => format!("{id} is here, but late: it was last heard of {age} ago.\n"),
+        "stale" => format!("{id} is listed, but stale: it was last heard of {age} ago.\n"),
         state => format!(
-            "{id} is here, and {}: its last beat came {age} ago.\n",
+            "{id} is here, and {}: it was last heard of {age} ago.\n",
             shown(state)
         ),
     };
@@ -57,7 +57,7 @@ pub(super) fn listed(peer: &Peer, list: &PeersRead, clock: SystemTime) -> String
     });
     let mut text = match age {
         Some(age) => format!(
-            "{id} is here: its last beat came {} ago.\n",
+            "{id} is here: it was last heard of {} ago.\n",
             span(wire::millis(age))
         ),
         None => format!("{id} is here.\n"),
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(
             text.lines().collect::<Vec<_>>(),
             [
-                "pure is here, and alive: its last beat came 1.5s ago.",
+                "pure is here, and alive: it was last heard of 1.5s ago.",
                 "It is at [::1]:8002, on host box: type pure_cell, branch main, level 0.1, services a, b\\n.",
                 "It joined at 2026-01-02T10:21:45.000000Z, 2h 0m ago, registered by 10.0.0.7.",
                 "1440 beats have come from it, lately one every 5.0s; its longest silence was 10.1s; one was missed. It has left and come back once.",
@@ -267,7 +267,7 @@ mod tests {
         };
         let text = listed(&peer(), &list, SystemTime::UNIX_EPOCH);
         assert!(
-            text.starts_with("pure is here: its last beat came 1.5s ago.\n"),
+            text.starts_with("pure is here: it was last heard of 1.5s ago.\n"),
             "{text}"
         );
         assert!(text.contains("only a newer one knows"), "{text}");

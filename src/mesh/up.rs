@@ -41,7 +41,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
     let discovery = discovery::start(discovery::Settings::local(HOST, arguments.port)?)?;
     let url = format!("http://{}", discovery.address());
-    program::print(&format!("discovery  {url}  (curl -s {url}/peers)\n"))?;
+    program::print(&format!(
+        "discovery  {url}  (in a browser, or curl -s {url}/peers)\n"
+    ))?;
     let url = DiscoveryUrl::parse(&url).map_err(Failure::new)?;
 
     let mut cells = Vec::new();

@@ -463,6 +463,12 @@ impl Registry {
         (portraits.collect(), next)
     }
 
+    /// The place of the first of so many that joined last.
+    #[must_use]
+    pub fn place_of_last(&self, count: usize) -> u64 {
+        self.pages.place_of_last(count)
+    }
+
     fn portray(&self, slot: u32, now: Now) -> Portrait {
         let peer = &self.peers[slot];
         let lease = self.leases.length(&peer.link);

@@ -69,6 +69,21 @@ fn register(registry: &mut Registry, registration: Registration, now: f64) -> Ac
 }
 
 #[test]
+fn it_is_known_from_where_a_peer_registered_last() {
+    let mut registry = registry();
+    for (by, level) in [("10.0.0.1", 1.0), ("10.0.0.2", 1.0), ("::1", 2.0)] {
+        let by = by.parse().ok();
+        let again = Registration {
+            consciousness_level: level,
+            ..cell("a", None)
+        };
+        let _ = registry.register(again, by, at(0.0)).expect("taken");
+        let portrait = registry.portrait("a", at(1.0)).expect("it is there");
+        assert_eq!(portrait.registered_by, by);
+    }
+}
+
+#[test]
 fn a_peer_is_stale_only_when_more_than_its_lease_has_passed() {
     let mut registry = registry();
     let _ = register(&mut registry, cell("a", None), 0.0);

@@ -204,6 +204,7 @@ def survives(world):
     discovery = world.discovery()
     host, port = discovery.url.removeprefix("http://").split(":")
     world.cell(discovery, "stays")
+    discovery.register("stopped meanwhile")
     looked = world.look(discovery)
     page = looked.page
     expect(looked.row("stays")).to_contain_text("alive")
@@ -235,10 +236,16 @@ def survives(world):
         looked.is_live()
         expect(looked.row("stays")).to_contain_text("alive")
         # It knows nobody at first, and the page says what that means.
-        expect(page.locator("#notice")).to_contain_text("until it has settled")
+        notice = page.locator("#notice")
+        expect(notice).to_contain_text("until it has settled")
+        absent = looked.row("stopped meanwhile")
+        expect(absent).to_be_visible()
+        expect(absent).not_to_contain_text("gone")
         if how == "kill":
             world.picture(looked, "settling")
         looked.is_down = False
+    expect(absent).to_contain_text("gone, restart", timeout=20_000)
+    expect(notice).to_be_hidden()
     discovery.register("after")
     expect(looked.row("after")).to_contain_text("alive")
 

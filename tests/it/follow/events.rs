@@ -32,6 +32,8 @@ impl Stream {
         assert_eq!(head.header("content-length"), None);
         assert_eq!(head.header("connection"), Some("close"));
         assert_eq!(head.header("cache-control"), Some("no-cache"));
+        // A proxy that keeps answers back is not to keep these.
+        assert_eq!(head.header("x-accel-buffering"), Some("no"));
         Self { head, connection }
     }
 

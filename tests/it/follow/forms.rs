@@ -102,6 +102,7 @@ fn filters_leave_out_and_go_with_every_form() {
             (expected, &json!(expected.lines().count()))
         );
         assert!(list["now"].is_string() && list["my_host"].is_string());
+        assert_eq!(list["settling"], true);
     }
     // A peer in a part of the list is as in all of it.
     let all = discovery.get("/peers").json();

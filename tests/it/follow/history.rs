@@ -200,6 +200,9 @@ fn there_are_series_for_no_more_than_a_thousand_peers() {
     let series = metrics.text().lines();
     let ages = series.filter(|line| line.starts_with("aios_discovery_peer_beat_age_seconds{"));
     assert_eq!(ages.count(), 1000);
+    // Those who came last are among them: who comes and goes is.
+    assert!(!metrics.text().contains("peer=\"cell-6\""));
+    assert!(metrics.text().contains("peer=\"cell-7\""));
     let without = crate::support::metric(&discovery, "aios_discovery_peers_without_series", "");
     assert_eq!(without, 7.0);
 }

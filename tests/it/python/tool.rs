@@ -100,7 +100,7 @@ fn the_operators_tool_follows_the_python_discovery_over_its_restart() {
     watch.child.wait_for_line("is an older one", SOON);
     let cell = our_cell(&port.url(), &["pure"]);
     ok(&["wait", "--for", "pure", "--timeout", "10s"]);
-    assert!(ok(&["explain", "pure"]).starts_with("pure is here: its last beat came 0."));
+    assert!(ok(&["explain", "pure"]).starts_with("pure is here: it was last heard of 0."));
     let joined = format!("joined   pure {} pure_cell level 0.1", cell.address);
     assert_eq!(watch.told(1), [joined.as_str()]);
 

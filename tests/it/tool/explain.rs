@@ -34,7 +34,7 @@ fn of_one_that_is_there_it_tells_how_it_beats() {
     let told = sentences(&discovery, "a ü");
     assert_eq!(told.len(), 5, "{told:#?}");
     assert!(
-        told[0].starts_with("a ü is here, and alive: its last beat came 0."),
+        told[0].starts_with("a ü is here, and alive: it was last heard of 0."),
         "{told:#?}"
     );
     assert!(
