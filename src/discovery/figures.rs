@@ -1,6 +1,7 @@
 //! What `/metrics` tells: how discovery stands, and series for each peer, for as many as a Prometheus
 //! may well keep.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use prometheus::{GaugeVec, IntCounterVec, IntGauge, Opts};
@@ -12,7 +13,8 @@ use crate::http::{Connections, Reply};
 use crate::registry::Portrait;
 use crate::wire::CellId;
 
-/// For how many peers there are series: those that joined last, for who comes and goes is among them.
+/// For how many peers there are series: those whose departures are remembered, for it is them that flap,
+/// and the first of the list.
 const MOST: usize = 1000;
 /// For how long a peer that was reaped and is not back is missing.
 const MISSING_FOR: Duration = Duration::from_secs(3600);
@@ -50,8 +52,19 @@ impl Discovery {
 
     /// The peers that have series, and who is missing.
     fn portraits(&self) -> (Vec<Portrait>, Vec<CellId>) {
-        let mut portraits = Vec::new();
-        let mut place = self.with_map(|map, _| map.registry.place_of_last(MOST));
+        let mut portraits: Vec<Portrait> = Vec::new();
+        let departed = self.with_map_in_turn(|map, _| map.registry.departed());
+        for ids in departed.chunks(PORTRAITS_AT_ONCE) {
+            portraits.extend(self.with_map_in_turn(|map, now| {
+                let here = ids.iter().map(|id| map.registry.portrait(id.as_str(), now));
+                here.flatten().collect::<Vec<_>>()
+            }));
+        }
+        let has_come_back: HashSet<CellId> = portraits
+            .iter()
+            .map(|portrait| portrait.facts.cell_id.clone())
+            .collect();
+        let mut place = 0;
         while portraits.len() < MOST {
             let (some, next) = self.with_map_in_turn(|map, now| {
                 map.registry.portraits_from(place, PORTRAITS_AT_ONCE, now)
@@ -59,7 +72,10 @@ impl Discovery {
             if some.is_empty() {
                 break;
             }
-            portraits.extend(some);
+            portraits.extend(
+                some.into_iter()
+                    .filter(|portrait| !has_come_back.contains(&portrait.facts.cell_id)),
+            );
             place = next;
         }
         portraits.truncate(MOST);
@@ -123,7 +139,7 @@ fn render(
         &registry,
         IntGauge::new(
             "aios_discovery_peers_without_series",
-            "Peers beyond the first 1000, which have no series of their own.",
+            "Peers beyond 1000, which have no series of their own.",
         ),
     )?
     .set(i64::try_from(without).unwrap_or(i64::MAX));

@@ -47,7 +47,7 @@ struct Until(Wanted);
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
 struct Given {
-    /// Until all of these are listed: ids, separated by commas.
+    /// Until all of these are listed: ids, separated by commas, so none with a comma.
     #[arg(long = "for", env = "AIOS_WAIT_FOR", value_name = "IDS", value_delimiter = ',', value_parser = id)]
     ids: Option<Vec<String>>,
 
@@ -55,7 +55,7 @@ struct Given {
     #[arg(long, env = "AIOS_WAIT_MIN", value_name = "COUNT", value_parser = args::count)]
     min: Option<usize>,
 
-    /// Until none of these is listed: ids, separated by commas.
+    /// Until none of these is listed: ids, separated by commas, so none with a comma.
     #[arg(long, env = "AIOS_WAIT_GONE", value_name = "IDS", value_delimiter = ',', value_parser = id)]
     gone: Option<Vec<String>>,
 }
@@ -83,8 +83,10 @@ impl FromArgMatches for Until {
             ["ids", "min", "gone"].into_iter().filter(is_by).collect()
         };
         let mut named: Vec<&str> = by(ValueSource::CommandLine);
+        let mut allowed = "--for, --min and --gone";
         if named.is_empty() {
             named = by(ValueSource::EnvVariable);
+            allowed = "AIOS_WAIT_FOR, AIOS_WAIT_MIN and AIOS_WAIT_GONE";
         }
         let wanted = match (&*named, given) {
             (["ids"], Given { ids: Some(ids), .. }) => Wanted::All(ids),
@@ -101,7 +103,7 @@ impl FromArgMatches for Until {
                 },
             ) => Wanted::Without(ids),
             _ => {
-                let why = "give one of --for, --min and --gone, and not several of them";
+                let why = format!("give one of {allowed}, and not several of them");
                 return Err(clap::Error::raw(ErrorKind::ArgumentConflict, why));
             }
         };

@@ -20,7 +20,8 @@ pub struct Kept {
     pub own_lease: Option<Duration>,
     /// Its level.
     pub level: f64,
-    /// When its stay began, by the wall clock; unknown where that was not kept, too.
+    /// When its stay began, by the wall clock; unknown of one kept by a discovery that did
+    /// not keep this.
     pub joined_at: Option<SystemTime>,
 }
 

@@ -204,8 +204,8 @@ impl Registry {
                 peer.stay = Stay::begin(now, by, before);
             }
             Change::Updated | Change::Renewed => {
-                let renewed = self.leases.length(&peer.link);
-                let interval = renewed.unwrap_or(self.limits.stale_after) / BEATS_PER_LEASE;
+                let length = self.leases.length(&peer.link);
+                let interval = length.unwrap_or(self.limits.stale_after) / BEATS_PER_LEASE;
                 let silence = now.lease.since(peer.link.renewed());
                 peer.stay.registered(by, silence, interval);
                 if matches!(change, Change::Updated) {
@@ -434,6 +434,12 @@ impl Registry {
         self.past.since(revision, at_most)
     }
 
+    /// Whose departures are remembered, be they back or not.
+    #[must_use]
+    pub fn departed(&self) -> Vec<CellId> {
+        self.past.departed()
+    }
+
     /// The departures that are remembered, newest first.
     #[must_use]
     pub fn gone(&self) -> Vec<Arc<Gone>> {
@@ -461,12 +467,6 @@ impl Registry {
             self.portray(slot, now)
         });
         (portraits.collect(), next)
-    }
-
-    /// The place of the first of so many that joined last.
-    #[must_use]
-    pub fn place_of_last(&self, count: usize) -> u64 {
-        self.pages.place_of_last(count)
     }
 
     fn portray(&self, slot: u32, now: Now) -> Portrait {

@@ -261,13 +261,6 @@ impl Pages {
             .skip_while(move |(at, _)| *at < place)
     }
 
-    /// The place of the first of so many that stand last, or of all.
-    pub(super) fn place_of_last(&self, count: usize) -> u64 {
-        let pages = self.row.iter().rev();
-        let members = pages.flat_map(|leaf| leaf.page.members.iter().rev());
-        members.take(count).last().map_or(0, |first| first.place)
-    }
-
     /// Makes one page of some that have no more than half a page of peers.
     fn join(&mut self, range: std::ops::Range<usize>, mut moves: impl FnMut(u32, Seat)) {
         let pages = &self.row[range.clone()];

@@ -207,6 +207,11 @@ impl Past {
         self.gone.iter().rev().cloned().collect()
     }
 
+    /// Whose departures are remembered.
+    pub(super) fn departed(&self) -> Vec<CellId> {
+        self.last.keys().cloned().collect()
+    }
+
     /// Who was reaped after that moment, and is not back.
     pub(super) fn missing(&self, after: SystemTime) -> Vec<CellId> {
         let missing = self.last.iter().filter(|(_, last)| {

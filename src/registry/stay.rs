@@ -71,11 +71,12 @@ impl Stay {
         }
     }
 
-    /// Of a peer that joined then, before discovery started anew. A clock that has been set back since
-    /// says nothing.
+    /// Of a peer that joined then, before discovery started anew. By a clock that was set back since it
+    /// has lasted no time.
     pub(super) fn resume(now: Now, joined_at: Option<SystemTime>) -> Self {
-        let joined_at = joined_at.map_or(now.wall, |at| at.min(now.wall));
-        let before = since_1970(now.wall).saturating_sub(since_1970(joined_at));
+        let joined_at = joined_at.unwrap_or(now.wall);
+        let before = now.wall.duration_since(joined_at).unwrap_or_default();
+        let before = i64::try_from(before.as_nanos()).unwrap_or(i64::MAX);
         Self {
             joined: now.lease.nanos().saturating_sub(before),
             joined_at: since_1970(joined_at),
@@ -280,7 +281,7 @@ mod tests {
         ] {
             let joined_at = joined_at.map(|millis| at(millis).wall);
             let stay = Stay::resume(now, joined_at);
-            assert_eq!(stay.joined_at(), now.wall - ms(lasts));
+            assert_eq!(stay.joined_at(), joined_at.unwrap_or(now.wall));
             assert_eq!(stay.lasts(now.lease), ms(lasts));
             let later = now.lease.after(ms(50));
             assert_eq!(stay.lasts(later), ms(lasts + 50));

@@ -1,9 +1,11 @@
 //! How the programs are started, and what they say when that is done wrongly.
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::support::{
     Child, SOON, Stub, cell, command, discovery, holds_for, ids, one_line, register, run, wait_for,
@@ -200,7 +202,7 @@ fn a_bad_setting_is_refused_in_one_line_that_names_it_its_value_and_what_is_allo
             "aios-mesh",
             &["wait"],
             &[("AIOS_WAIT_MIN", "1"), ("AIOS_WAIT_GONE", "a")],
-            &["--min", "--gone", "not several"],
+            &["AIOS_WAIT_MIN", "AIOS_WAIT_GONE", "not several"],
         ),
         (
             "aios-mesh",
@@ -528,9 +530,12 @@ fn peers_are_listed_in_four_formats() {
 
 #[test]
 fn a_discovery_that_cannot_be_reached_is_one_line_and_exit_code_1() {
-    let gone = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let url = format!("http://{}", gone.local_addr().expect("bound"));
-    drop(gone);
+    // Bound, but nobody listens: so nobody else gets it meanwhile.
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    silent.bind(&any.into()).expect("a free port");
+    let bound = silent.local_addr().expect("bound").as_socket();
+    let url = format!("http://{}", bound.expect("an address"));
     for arguments in [&["peers"][..], &["deregister", "a"]] {
         let output = run(
             "aios-mesh",

@@ -116,6 +116,8 @@ def follows(world):
     assert max(times) < 1000, times
     expect(looked.row("joins4")).to_contain_text("gone, deregistered")
 
+    # It cannot be asked for by a browser, and is in the way of nobody behind it.
+    discovery.register("..", stale_after_ms=3600_000)
     cell = world.cell(discovery, "killed", "--level", "4.2")
     expect(looked.row("killed")).to_contain_text("alive")
     expect(looked.row("killed")).to_contain_text("4.2")
@@ -131,7 +133,7 @@ def follows(world):
     measured(f"a cell that is killed is late after {late:.0f} ms and gone after {gone:.0f} ms, by leases of 2000 ms")
     expect(looked.row("killed")).to_contain_text("gone, reaped")
     expect(page.locator("#left tbody tr").first).to_contain_text("reaped")
-    expect(page.locator("#flows")).to_contain_text(re.compile("▲ 6 joined +▼ 6 left"))
+    expect(page.locator("#flows")).to_contain_text(re.compile("▲ 7 joined +▼ 6 left"))
     world.picture(looked, "gone")
     world.cell(discovery, "killed")
     expect(looked.row("killed")).to_contain_text("alive")
@@ -193,6 +195,7 @@ def sorts_and_filters(world):
     discovery.ask("DELETE", "/peer/worker1")
     wait_for("it is shown no more", lambda: "worker1" not in looked.ids())
     page.get_by_role("button", name="Last beat").dispatch_event("click")
+    page.wait_for_timeout(500)
     before = looked.ids()
     discovery.ask("POST", "/heartbeat", {"cell_id": "worker9"})
     wait_for("it is sorted anew", lambda: looked.ids() != before)
@@ -279,6 +282,8 @@ def asks_for_the_token(world):
         expect(page.locator("#self")).to_contain_text("Up for")
         kept = page.evaluate("[localStorage.length, document.cookie, sessionStorage.length, location.href]")
         assert kept == [0, "", 1, f"{discovery.url}/"], kept
+        # The browser may say so late: without a token, and with the wrong one.
+        wait_for("both refusals are told", lambda: page.evaluate("1") and len(looked.expected) >= 2)
         looked.is_down = False
         page.reload()
         expect(looked.row("secret")).to_contain_text("alive")
@@ -418,10 +423,9 @@ def stays_quick(world):
     work = Work(page)
 
     def update(what):
-        (next_longest, longest), task = work.done()
+        longest, task = work.done()
         measured(f"{MANY} peers, {what}: a script takes {longest:.1f} ms at most, with parsing, layout and painting {task:.1f} ms")
-        # Into one of them the browser may have put a collection of all its garbage.
-        assert next_longest < 50
+        assert longest < 50
 
     page.wait_for_timeout(5000)
     update("nothing happens")

@@ -203,11 +203,11 @@ fn check_map(former: Former) {
         wall: last.as_ref().map_or(SystemTime::UNIX_EPOCH, |left| left.at),
     };
     let newcomer = newcomer(&former);
-    let joins_at = beats::after_1970(beats::since_1970(now.wall));
+    let as_kept = |at| beats::after_1970(beats::since_1970(at));
     let mut peers = former.peers.clone();
     for peer in &mut peers {
-        // Nobody joined later than now.
-        peer.joined_at = peer.joined_at.min(Some(joins_at)).or(Some(joins_at));
+        let joined_at = peer.joined_at.unwrap_or(now.wall);
+        peer.joined_at = Some(as_kept(joined_at));
     }
     registry.restore(former.peers, &former.left, former.revision, now);
     assert_eq!(registry.revision(), former.revision);
@@ -232,7 +232,7 @@ fn check_map(former: Former) {
             }
         }
         let expected = Kept {
-            joined_at: Some(joins_at),
+            joined_at: Some(as_kept(now.wall)),
             ..newcomer
         };
         assert_eq!(registry.kept(&id), Some(expected));

@@ -1,12 +1,10 @@
 //! The examples that act on every change.
 
 use std::fs::File;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::{Example, example, has_tools};
@@ -18,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A loop that runs, and what it prints.
 struct Loop {
-    child: Child,
+    _child: Child,
     printed: PathBuf,
     _folder: TempDir,
 }
@@ -41,9 +39,8 @@ impl Loop {
     fn of(mut command: Command, folder: TempDir) -> Self {
         let printed = folder.path().join("printed");
         command.stdout(File::create(&printed).expect("a file"));
-        command.process_group(0);
         Self {
-            child: Child::spawn(command),
+            _child: Child::spawn(command),
             printed,
             _folder: folder,
         }
@@ -58,15 +55,6 @@ impl Loop {
         let printed = self.printed();
         let whole = printed.rfind('\n').map_or("", |end| &printed[..end]);
         whole.lines().last().unwrap_or_default().to_owned()
-    }
-}
-
-impl Drop for Loop {
-    /// Ends what it has started, too.
-    fn drop(&mut self) {
-        let group = Pid::from_raw(self.child.pid().cast_signed()).expect("not 0");
-        // It may have ended by itself.
-        let _ = kill_process_group(group, Signal::KILL);
     }
 }
 

@@ -8,6 +8,7 @@ mod once;
 mod units;
 mod upstream;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -84,7 +85,9 @@ impl Example {
             .current_dir(folder)
             .env_clear()
             .env("PATH", format!("{}:{path}", built.display()))
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            // What it starts ends with it.
+            .process_group(0);
         command
     }
 

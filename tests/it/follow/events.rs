@@ -233,7 +233,7 @@ fn a_quiet_stream_says_that_it_is_alive() {
     let mut comments = 0;
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| stream.next_after(&mut comments));
-        pause(Duration::from_millis(15_500));
+        pause(Duration::from_secs(15) + AT_ONCE);
         register(&discovery, "a");
         let event = reader.join().expect("no panic").expect("an event");
         assert_eq!(event.name, "join");

@@ -200,9 +200,25 @@ fn there_are_series_for_no_more_than_a_thousand_peers() {
     let series = metrics.text().lines();
     let ages = series.filter(|line| line.starts_with("aios_discovery_peer_beat_age_seconds{"));
     assert_eq!(ages.count(), 1000);
-    // Those who came last are among them: who comes and goes is.
-    assert!(!metrics.text().contains("peer=\"cell-6\""));
-    assert!(metrics.text().contains("peer=\"cell-7\""));
+    let has_series =
+        |metrics: &Answer, id: &str| metrics.text().contains(&format!("peer=\"{id}\""));
+    assert!(has_series(&metrics, "cell-999") && !has_series(&metrics, "cell-1000"));
+    // Whoever comes and goes has some, wherever in the list.
+    for id in ["cell-0", "cell-1003"] {
+        leave(&discovery, id);
+        register(&discovery, id);
+    }
+    let other_run = r#"{"cell_id":"cell-1005","ip":"10.0.0.9","port":9}"#;
+    assert_eq!(discovery.post("/register", other_run).status, 200);
+    for id in ["cell-0", "cell-1003", "cell-1005"] {
+        let label = format!("peer=\"{id}\"");
+        let flaps = "aios_discovery_peer_flaps_total";
+        assert_eq!(
+            crate::support::metric(&discovery, flaps, &label),
+            1.0,
+            "{id}"
+        );
+    }
     let without = crate::support::metric(&discovery, "aios_discovery_peers_without_series", "");
     assert_eq!(without, 7.0);
 }

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
 use super::log::Log;
 use super::{Answer, Connection, SOON, request, wait_for};
 
-/// A running program, killed when it is dropped.
+/// A running program, killed when it is dropped, with its process group where it leads one.
 pub struct Child {
     process: std::process::Child,
     /// Where it listens, as `IP:PORT`.
@@ -137,8 +137,11 @@ impl Child {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid")).expect("not 0");
-        kill_process(pid, signal).expect("it runs");
+        kill_process(self.as_pid(), signal).expect("it runs");
+    }
+
+    fn as_pid(&self) -> Pid {
+        Pid::from_child(&self.process)
     }
 
     /// Its exit status, waited for, and how long that took.
@@ -221,6 +224,10 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        let pid = self.as_pid();
+        if self.runs() && getpgid(Some(pid)) == Ok(pid) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {

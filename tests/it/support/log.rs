@@ -87,17 +87,24 @@ impl Said {
         let mut buffer = [0; 4096];
         while is_readable(&self.stderr, Some(Duration::ZERO)) {
             let Ok(length @ 1..) = self.stderr.read(&mut buffer) else {
+                if !self.begun.is_empty() {
+                    self.lines.push(take_text(&mut self.begun));
+                }
                 return false;
             };
-            self.begun.extend(&buffer[..length]);
-            while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.begun.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line[..end]);
-                self.lines.push(line.into_owned());
+            for byte in &buffer[..length] {
+                match byte {
+                    b'\n' => self.lines.push(take_text(&mut self.begun)),
+                    byte => self.begun.push(*byte),
+                }
             }
         }
         true
     }
+}
+
+fn take_text(bytes: &mut Vec<u8>) -> String {
+    String::from_utf8_lossy(&std::mem::take(bytes)).into_owned()
 }
 
 /// Whether there is something to read, or nobody who writes; waited for, without an end if need be.
