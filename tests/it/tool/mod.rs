@@ -1,6 +1,7 @@
-//! The operator's tool where it follows the mesh: watch, wait and explain.
+//! The operator's tool: the list, and where it follows the mesh.
 
 mod explain;
+mod peers;
 mod wait;
 mod watch;
 
