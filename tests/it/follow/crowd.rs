@@ -98,8 +98,7 @@ fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
          renderings for {rounds} changes; p99 of a beat {alone:?} alone, {together:?} meanwhile; {} KiB resident",
         discovery.resident_kib()
     ));
-    assert!(usual < ALL_ANSWERED, "{usual:?}");
-    assert!(slowest < 5 * ALL_ANSWERED, "{slowest:?}");
+    assert!(slowest < ALL_ANSWERED, "{slowest:?}");
     assert!(together < 2 * alone + NOISE, "{alone:?}, {together:?}");
     assert!(renderings <= f64::from(rounds) * 2.0, "{renderings}");
 }

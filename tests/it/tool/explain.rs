@@ -66,7 +66,7 @@ fn of_one_that_is_there_it_tells_how_it_beats() {
     assert_eq!(told[0], "a ü is not here.");
     assert!(
         told[1].starts_with("It last left at ")
-            && told[1].contains(" ago: reaped, its beat ")
+            && told[1].contains(" ago: reaped, its beat 0.")
             && told[1].ends_with("it had been registered by 127.0.0.1."),
         "{told:#?}"
     );

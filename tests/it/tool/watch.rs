@@ -56,7 +56,7 @@ fn what_happens_is_told_as_it_happens() {
     );
     assert_eq!(told[5], "joined   silent 127.0.0.1:9 cell level 0");
     assert!(
-        told[6].starts_with("left     silent 127.0.0.1:9 reaped, its beat ")
+        told[6].starts_with("left     silent 127.0.0.1:9 reaped, its beat 0.")
             && told[6].ends_with("s here"),
         "{told:#?}"
     );
