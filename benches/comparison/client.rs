@@ -40,7 +40,11 @@ impl Connection {
         self.stream.write_all(request)?;
         let mut filled = 0;
         let (status, head, length) = loop {
-            let count = self.stream.read(&mut self.buffer[filled..])?;
+            let count = match self.stream.read(&mut self.buffer[filled..]) {
+                // A server that is ended beside it interrupts a read with a time-out.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

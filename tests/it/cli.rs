@@ -5,6 +5,9 @@ use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use aios_mesh::shutdown::Latch;
+use rustix::process::Signal;
+
 use crate::support::{
     Child, SOON, Stub, cell, command, discovery, holds_for, one_line, register, run, wait_for,
 };
@@ -398,7 +401,7 @@ fn the_log_level_is_set_by_either_variable_in_either_language() {
         wait_for("it registers", SOON, || {
             !discovery.arrived("POST /register").is_empty()
         });
-        cell.signal(rustix::process::Signal::TERM);
+        cell.signal(Signal::TERM);
         assert_eq!(cell.wait(SOON).0.code(), Some(0));
         assert_eq!(!cell.whole_log().is_empty(), lines, "{name}={value}");
     }
@@ -433,7 +436,7 @@ fn a_log_that_nobody_reads_stops_nobody() {
 
     let unread = reading.lock();
     talk(&discovery);
-    discovery.signal(rustix::process::Signal::TERM);
+    discovery.signal(Signal::TERM);
     let (status, took) = discovery.wait(SOON);
     drop(unread);
     assert_eq!(status.code(), Some(0));
@@ -489,6 +492,29 @@ fn check_asks_the_running_program_and_no_other() {
 }
 
 #[test]
+fn a_check_that_is_stopped_for_a_while_goes_on_where_it_was() {
+    let go_on = Latch::new();
+    let answer = go_on.clone();
+    let stub = Stub::start(move |_| {
+        answer.wait();
+        Some((200, "{}".into()))
+    });
+    let (_, port) = stub.address.rsplit_once(':').expect("a port");
+    let mut command = command("aios-discovery");
+    command.args(["--check", "--host", "127.0.0.1", "--port", port]);
+    let mut check = Child::spawn(command);
+    wait_for("it asks", SOON, || !stub.arrived("GET /health").is_empty());
+    wait_for("it waits", SOON, || check.state() == "S");
+    check.signal(Signal::STOP);
+    wait_for("it is stopped", SOON, || check.state() == "T");
+    check.signal(Signal::CONT);
+    wait_for("it waits again", SOON, || check.state() == "S");
+    go_on.set();
+    let (status, _) = check.wait(SOON);
+    assert_eq!(status.code(), Some(0), "{:?}", check.whole_log());
+}
+
+#[test]
 fn a_second_signal_ends_a_program_at_once() {
     let hanging = Stub::start(|_| None);
     let mut cell = cell(&hanging.url(), &["pure"]);
@@ -496,13 +522,13 @@ fn a_second_signal_ends_a_program_at_once() {
         !hanging.arrived("POST /register").is_empty()
     });
     // One that follows on the heels of the first is the same one, told twice.
-    cell.signal(rustix::process::Signal::TERM);
-    cell.signal(rustix::process::Signal::TERM);
+    cell.signal(Signal::TERM);
+    cell.signal(Signal::TERM);
     cell.wait_for_line("stopping", SOON);
     holds_for("it says goodbye", Duration::from_millis(600), || {
         cell.runs()
     });
-    cell.signal(rustix::process::Signal::TERM);
+    cell.signal(Signal::TERM);
     let (status, took) = cell.wait(SOON);
     assert_eq!(status.code(), Some(130));
     assert!(took < Duration::from_secs(1), "{took:?}");

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{file, output, said};
-use crate::support::{Child, SOON, command, report, skip, succeeds};
+use crate::support::{Child, SOON, command, report, skip, succeeds, uninterrupted};
 
 /// The units, of the template the instance `pure`, as an operator installs them; but that they
 /// start the binaries that were built.
@@ -92,7 +92,7 @@ fn the_units_give_away_little() {
 /// What is told to the service manager.
 fn told(manager: &UnixDatagram) -> String {
     let mut message = [0; 1024];
-    let length = manager.recv(&mut message).expect("a message");
+    let length = uninterrupted(|| manager.recv(&mut message)).expect("a message");
     String::from_utf8_lossy(&message[..length]).into_owned()
 }
 

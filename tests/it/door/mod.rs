@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::support::{
     Answer, Child, Connection, SOON, discovery, discovery_within, holds_for, ids, may_hold, pause,
-    register, report, skip, wait_for,
+    register, report, skip, uninterrupted, wait_for,
 };
 
 /// How often each case is tried.
@@ -190,9 +190,7 @@ fn read_slowly(discovery: &Child) -> TcpStream {
     stream.set_read_timeout(Some(SOON)).expect("set");
     let request = b"GET /peers HTTP/1.1\r\nHost: door\r\n\r\n";
     stream.write_all(request).expect("sent");
-    while let Err(e) = stream.peek(&mut [0]) {
-        assert_eq!(e.kind(), ErrorKind::Interrupted, "{e}");
-    }
+    uninterrupted(|| stream.peek(&mut [0])).expect("an answer");
     stream
 }
 

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::*;
-use crate::support::{Connection, command, pause, skip, succeeds};
+use crate::support::{Connection, command, pause, skip, succeeds, uninterrupted};
 
 /// How long a door may be shut before something follows, on a machine with much else to do.
 const LONG: Duration = Duration::from_secs(60);
@@ -211,7 +211,7 @@ impl Manager {
     fn told(&self, at_most: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(at_most)).expect("set");
         let mut message = [0; 1024];
-        let length = self.socket.recv(&mut message).ok()?;
+        let length = uninterrupted(|| self.socket.recv(&mut message)).ok()?;
         Some(
             String::from_utf8_lossy(&message[..length])
                 .trim_end()

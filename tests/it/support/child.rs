@@ -214,11 +214,20 @@ impl Child {
     }
 
     fn status_kib(&self, name: &str) -> u64 {
+        self.status(name).parse().expect("a number")
+    }
+
+    /// Its state: `S` sleeps, `T` is stopped (proc_pid_status(5)).
+    pub fn state(&self) -> String {
+        self.status("State:")
+    }
+
+    fn status(&self, name: &str) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        kib.expect("a number").parse().expect("a number")
+        let word = line.and_then(|line| line.split_whitespace().next());
+        word.expect("a word").to_owned()
     }
 }
 

@@ -11,7 +11,7 @@ mod traffic;
 mod watch;
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -117,6 +117,17 @@ pub fn holds_for(what: &str, how_long: Duration, mut condition: impl FnMut() -> 
     while started.elapsed() < how_long {
         assert!(condition(), "no longer true: {what}");
         pause(Duration::from_millis(20));
+    }
+}
+
+/// What `call` comes to. A socket with a time-out cuts it short for any signal, even one that nobody
+/// heeds (signal(7)), such as that a child of another test has ended.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::SOON;
+use super::{SOON, uninterrupted};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -200,7 +200,7 @@ impl Connection {
     /// Reads what has arrived; false at the end of the connection.
     fn read(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
-        match self.stream.read(&mut bytes) {
+        match uninterrupted(|| self.stream.read(&mut bytes)) {
             Ok(0) => false,
             Ok(count) => {
                 self.arrived.extend_from_slice(&bytes[..count]);

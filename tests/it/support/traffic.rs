@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::pause;
+use super::{pause, uninterrupted};
 
 /// How long an answer may take: a restart included, with all the others queued.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -158,7 +158,7 @@ fn exchange(mut stream: &TcpStream, request: &[u8]) -> Result<(u16, bool), Lost>
             }
         }
         let mut bytes = [0; 4096];
-        match stream.read(&mut bytes) {
+        match uninterrupted(|| stream.read(&mut bytes)) {
             Ok(0) if answer.is_empty() => return Err(Lost::Closed),
             Ok(0) => return Err(Lost::Failed("cut off within an answer".to_owned())),
             Ok(count) => answer.extend_from_slice(&bytes[..count]),
