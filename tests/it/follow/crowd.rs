@@ -11,6 +11,9 @@ const POLLS: usize = 1000;
 const EVERY: Duration = Duration::from_millis(5);
 /// What other work on the machine may add to the p99 of one and not of the other.
 const NOISE: Duration = Duration::from_millis(50);
+/// How often it is measured until nothing else came in between: other work may fall on the one p99
+/// more than it allows for, too. Polls that beats do feel, they feel each time.
+const GOES: usize = 3;
 /// How long all may take to be answered once something has changed.
 const ALL_ANSWERED: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,16 @@ fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
         );
         return;
     }
+    let felt = || {
+        let (alone, together) = p99s();
+        (together >= 2 * alone + NOISE).then_some((alone, together))
+    };
+    let felt: Vec<_> = (0..GOES).map_while(|_| felt()).collect();
+    assert!(felt.len() < GOES, "{felt:?}");
+}
+
+/// The p99 of beats alone, and of beats while a thousand polls are answered again and again.
+fn p99s() -> (Duration, Duration) {
     let rounds = if full_form() { 30 } else { 6 };
     let discovery = discovery(&CALM);
     register(&discovery, "member");
@@ -99,8 +112,8 @@ fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
         discovery.resident_kib()
     ));
     assert!(slowest < ALL_ANSWERED, "{slowest:?}");
-    assert!(together < 2 * alone + NOISE, "{alone:?}, {together:?}");
     assert!(renderings <= f64::from(rounds) * 2.0, "{renderings}");
+    (alone, together)
 }
 
 #[test]

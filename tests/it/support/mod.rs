@@ -133,7 +133,15 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 
 /// Lets time pass between two looks at something.
 pub fn pause(how_long: Duration) {
-    std::thread::park_timeout(how_long);
+    let until = Instant::now() + how_long;
+    loop {
+        // A thread that has waited for others may have been woken once more than it slept.
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
+    }
 }
 
 /// Whether a command can be run and succeeds: whether what it asks about is there.
