@@ -3,10 +3,11 @@
 //! By hand and not through [`crate::client`], so that discovery, which calls nobody, need not
 //! carry a TLS library for it.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use super::connection::is_retry;
 use crate::wire;
 
 /// How long the check may take.
@@ -47,7 +48,7 @@ fn status(host: &str, port: u16, at: &str) -> io::Result<u16> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
         }
         stream.set_read_timeout(Some(left))?;
         let mut bytes = [0; STATUS_LINE];
@@ -56,8 +57,7 @@ fn status(host: &str, port: u16, at: &str) -> io::Result<u16> {
                 answer.extend_from_slice(&bytes[..count]);
             }
             Ok(_) => return Err(io::Error::other("what it answered is not HTTP")),
-            // Whoever was stopped and goes on is told of that instead of the answer (signal(7)).
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(e) if is_retry(&e) => {}
             Err(e) => return Err(e),
         }
     }
@@ -69,7 +69,7 @@ pub(super) fn request(at: &str, connection: &str) -> String {
 }
 
 fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
         let left = deadline.saturating_duration_since(Instant::now());
         match TcpStream::connect_timeout(&address, left.max(Duration::from_millis(1))) {

@@ -418,7 +418,9 @@ fn cut<'a>(slices: &'a [IoSlice<'_>], room: &mut [IoSlice<'a>]) -> usize {
     pieces
 }
 
-fn is_retry(error: &io::Error) -> bool {
+/// Whether a call on a socket with a time-out came to nothing, and may be made again where time is
+/// left: also for a signal, if only that the process was stopped and goes on (signal(7)).
+pub(super) fn is_retry(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
