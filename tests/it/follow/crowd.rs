@@ -7,8 +7,9 @@ use super::*;
 use crate::support::{full_form, head, may_hold, metric, skip};
 
 const POLLS: usize = 1000;
-/// How often beats are measured alone and beside polls by turns: what else the machine does changes.
-const TURNS: usize = 3;
+/// How often beats are measured alone and beside polls by turns. What else the machine does falls on
+/// some of them; polls that beats do feel, they feel in each.
+const TURNS: usize = 5;
 /// How often something changes.
 const ROUND: Duration = Duration::from_millis(500);
 /// How often a member beats.
@@ -52,6 +53,11 @@ fn p99(mut took: Vec<Duration>) -> Duration {
     took[took.len() * 99 / 100]
 }
 
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
 #[test]
 fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
     if !may_hold(POLLS as u64) {
@@ -61,20 +67,20 @@ fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
         );
         return;
     }
-    let rounds = if full_form() { 10 } else { 4 };
+    let rounds = if full_form() { 6 } else { 3 };
     let (mut alone, mut together) = (Vec::new(), Vec::new());
-    let mut slowest = Vec::new();
+    let mut answered = Vec::new();
     let (mut rendered, mut resident) = (0.0, 0);
     for _ in 0..TURNS {
         let discovery = discovery(&CALM);
         register(&discovery, "member");
-        alone.extend(beats_during(&discovery, || pause(ROUND * rounds)));
+        alone.push(p99(beats_during(&discovery, || pause(ROUND * rounds))));
         let mut polls: Vec<_> = (0..POLLS).map(|_| discovery.connect()).collect();
         let mut known = now(&discovery);
         ask(&mut polls, known);
         wait_until_waiting(&discovery, POLLS);
         let before = renderings(&discovery);
-        together.extend(beats_during(&discovery, || {
+        let took = beats_during(&discovery, || {
             for round in 0..rounds {
                 let changed = Instant::now();
                 register(&discovery, &format!("cell-{round}"));
@@ -82,22 +88,23 @@ fn a_thousand_are_answered_within_a_second_and_beats_do_not_feel_it() {
                     let answer = connection.answer().expect("an answer");
                     assert_eq!((answer.status, revision(&answer)), (200, known + 1));
                 }
-                slowest.push(changed.elapsed());
+                answered.push(changed.elapsed());
                 known += 1;
                 ask(&mut polls, known);
                 pause(ROUND.saturating_sub(changed.elapsed()));
                 wait_until_waiting(&discovery, POLLS);
             }
-        }));
+        });
+        together.push(p99(took));
         let made = renderings(&discovery) - before;
         assert!(made <= f64::from(rounds) * 2.0, "{made}");
         rendered += made;
         resident = resident.max(discovery.resident_kib());
     }
-    slowest.sort_unstable();
-    let changes = slowest.len();
-    let (usual, slowest) = (slowest[changes / 2], slowest[changes - 1]);
-    let (alone, together) = (p99(alone), p99(together));
+    let changes = answered.len();
+    let slowest = answered.iter().max().copied().unwrap_or_default();
+    let usual = median(answered);
+    let (alone, together) = (median(alone), median(together));
     report(&format!(
         "{POLLS} long polls: all answered {usual:?} after a change, {slowest:?} at most, with {rendered} \
          renderings for {changes} changes; p99 of a beat {alone:?} alone, {together:?} meanwhile; {resident} KiB resident"
